@@ -89,17 +89,17 @@ def one_species(rng, genus: str, epithet: str, colour: str, pattern: str) -> Spe
                    tip * rng.uniform(.85, 1.2), bool(pinwheel), centre, core * rng.uniform(.85, 1.2), frill, bool(grouped), str(colour),
                    second, str(rng.choice(["yellow", "gold", "maroon", "cream", "orange"])), str(pattern), bool(rng.random() < .3))
 
-# %% ../../nbs/core/pocket.ipynb #045a729e
+# %% ../../nbs/core/pocket.ipynb #10df6b39
 def one_pose(rng, grouped: bool) -> dict:
     "Draw the pose of one picture: where, how large, how lit, on what ground, behind what."
     return dict(
-        x=rng.normal(0, .12), y=rng.normal(-.05, .12), radius=rng.uniform(.42, .86), turn=rng.uniform(0, 2 * np.pi),
-        tilt=rng.uniform(.5, 1), lean=rng.uniform(0, np.pi), open=rng.uniform(.8, 1.15), jitter=rng.normal(0, .06, 32),
-        bend=rng.normal(0, .06, 32), hue=rng.normal(0, .022), saturation=rng.normal(1, .15), value=rng.normal(1, .09),
-        light=rng.uniform(0, 2 * np.pi), strength=rng.uniform(.1, .6), warmth=rng.normal(0, .08), exposure=rng.normal(.97, .13),
-        focus=rng.choice(2, p=[.8, .2]), ground=rng.choice(4, p=[.45, .2, .15, .2]), hues=rng.uniform(0, 1, 8),
+        x=rng.normal(0, .11), y=rng.normal(-.05, .11), radius=rng.uniform(.46, .86), turn=rng.uniform(0, 2 * np.pi),
+        tilt=rng.uniform(.55, 1), lean=rng.uniform(0, np.pi), open=rng.uniform(.8, 1.15), jitter=rng.normal(0, .05, 32),
+        bend=rng.normal(0, .05, 32), hue=rng.normal(0, .016), saturation=rng.normal(1, .12), value=rng.normal(1, .07),
+        light=rng.uniform(0, 2 * np.pi), strength=rng.uniform(.1, .5), warmth=rng.normal(0, .06), exposure=rng.normal(.98, .1),
+        focus=rng.choice(2, p=[.85, .15]), ground=rng.choice(4, p=[.45, .2, .15, .2]), hues=rng.uniform(0, 1, 8),
         spots=rng.uniform(-1.2, 1.2, (7, 2)), leaves=rng.uniform(0, 1, (3, 4)), others=rng.uniform(0, 1, (2, 4)),
-        blooms=1 + (rng.binomial(2, .45) if grouped else rng.binomial(1, .15)), covered=rng.random() < .2, side=rng.uniform(0, 2 * np.pi))
+        blooms=1 + (rng.binomial(2, .45) if grouped else rng.binomial(1, .15)), covered=rng.random() < .15, side=rng.uniform(0, 2 * np.pi))
 
 
 def poses(

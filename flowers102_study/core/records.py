@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'WHOLE', 'READS', 'write', 'sync_folder', 'write_json', 'sha256', 'digest', 'content_sum', 'seal',
            'sealed', 'write_checkpoint', 'read_checkpoint', 'opened', 'still', 'write_predictions', 'read_predictions',
-           'versions', 'commit', 'write_result', 'read_result', 'read_results']
+           'versions', 'commit', 'Meter', 'write_result', 'read_result', 'read_results']
 
-# %% ../../nbs/core/records.ipynb #abccf108
+# %% ../../nbs/core/records.ipynb #e0e7c973
 import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 # %% ../../nbs/core/records.ipynb #b18610d8
@@ -195,7 +196,39 @@ def commit() -> str: # "", where there is no repository
     if head.returncode: return ""
     return head.stdout.strip() + ("+" if git("status", "--porcelain", ".").stdout.strip() else "")
 
-# %% ../../nbs/core/records.ipynb #b51f5d92
+# %% ../../nbs/core/records.ipynb #72f8c78c
+class Meter:
+    "Measures what a job uses; goes on from an earlier reading when a killed job is resumed."
+    def __init__(self,
+        device, # a torch.device
+        before: dict | None = None, # the last reading of the job's earlier life
+    ):
+        self.device, self.before, self.start = device, before or {}, time.time()
+        self.joules = self.energy()
+
+    def energy(self) -> float | None: # joules since the driver was loaded
+        "Read the GPU's energy counter, where there is one and nvidia-ml-py is installed."
+        if self.device.type != "cuda": return None
+        try: import pynvml
+        except ImportError: return None
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(self.device.index or 0)) / 1000
+
+    def read(self) -> dict: # every figure may differ between two equal runs
+        "Return device, threads, seconds, peak memory in bytes and energy in joules, this process's and its first life's together."
+        import platform
+        import resource
+        import torch
+        cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+        unit = 1 if platform.system() == "Darwin" else 1024 # ru_maxrss is in bytes there
+        found = {"device": (cpu or [platform.processor() or platform.machine()])[0], "threads": torch.get_num_threads(),
+                 "seconds": round(self.before.get("seconds", 0) + time.time() - self.start, 1),
+                 "peak_host_bytes": max(self.before.get("peak_host_bytes", 0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+        if self.device.type != "cuda": return found
+        found |= {"device": torch.cuda.get_device_name(self.device), "peak_gpu_bytes": torch.cuda.max_memory_allocated(self.device)}
+        return found if self.joules is None else found | {"gpu_joules": self.before.get("gpu_joules", 0) + self.energy() - self.joules}
+
+# %% ../../nbs/core/records.ipynb #2f66cb95
 def write_result(
     folder: Path, # of the arm
     scores: dict, # {name: {"value": …, "interval": [low, high], "n": …}}, as `core.metrics` makes them; holds "accuracy"
@@ -221,9 +254,8 @@ def read_result(
 
 
 def read_results(
-    run, # a Run
-    stem: str = "", # arms whose name starts so; "": all
+    folder: Path, # of a run
 ) -> list: # results, by arm name
     "Read the results of every arm of a run that is done."
-    folders = sorted(p for p in run.folder.glob("arms/*") if p.name.startswith(stem) and sealed(p))
+    folders = sorted(p for p in Path(folder).glob("arms/*") if sealed(p))
     return [read_result(p) for p in folders]

@@ -1,0 +1,37 @@
+# make study | test | lab | paper | notebooks      PROFILE=, DATA=, NAME= and SET= change what is run
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= pocket
+SET ?=
+BIN := .venv/bin
+
+asked = --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+
+.PHONY: study test lab paper notebooks setup
+
+study: setup
+	@$(BIN)/flowers102-study run $(asked)
+
+setup: .venv/installed
+
+.venv/installed: constraints.txt settings.ini setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+paper: setup
+	@$(BIN)/flowers102-study publish $(if $(NAME),--name "$(NAME)")
+
+notebooks: setup
+	$(BIN)/flowers102-study run
+	$(BIN)/flowers102-study notebooks
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/flowers102-study readme
