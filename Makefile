@@ -1,4 +1,4 @@
-# make study | test | lab | paper | notebooks      PROFILE=, DATA=, NAME= and SET= change what is run
+# make study | test | lab | paper | notebooks | bench   PROFILE=, DATA=, NAME= and SET= change what is run
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= pocket
@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 asked = --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: study test lab paper notebooks setup
+.PHONY: study test lab paper notebooks bench setup
 
 study: setup
 	@$(BIN)/flowers102-study run $(asked)
@@ -35,3 +35,6 @@ notebooks: setup
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/flowers102-study readme
+
+bench: setup
+	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script; done

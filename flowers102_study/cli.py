@@ -7,7 +7,7 @@ __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 
            'say_fit', 'shown_source', 'existing_run', 'results_command', 'publish_command', 'execute_in_place',
            'notebooks_command', 'rendered', 'readme_command', 'main']
 
-# %% ../nbs/cli.ipynb #cc6077fc
+# %% ../nbs/cli.ipynb #5c680b0e
 import json
 import shlex
 import shutil
@@ -19,7 +19,7 @@ from pathlib import Path
 import typer
 import yaml
 
-from .core.launch import clock, command, devices, execute, lanes, notebook_done, processes, stages
+from .core.launch import KERNEL, clock, command, devices, execute, lanes, notebook_done, processes, stages
 from .core.metrics import percent
 from .core.records import read_results, sealed, write, write_json
 from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown
@@ -109,7 +109,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #dfa443f2
+# %% ../nbs/cli.ipynb #21b70a2b
 def size(count: float) -> str: # "3.5 GB"
     "Write a number of bytes."
     for unit in ("B", "kB", "MB", "GB"):
@@ -128,7 +128,8 @@ def print_plan(run: Run, chosen: dict):
         module = importlib.import_module(f"flowers102_study.{stage}")
         jobs = module.jobs(run)
         print(f"{path.stem}: {'done before' if notebook_done(run, path) else 'to do'}")
-        for i in range(min(lanes(run), len(jobs))): print(f"  {shlex.join(command(run, run.logs / f'{stage}.{i}.json'))}")
+        single = jobs[0].single
+        for i in range(min(lanes(run, single), len(jobs))): print(f"  {shlex.join(command(run, run.logs / f'{stage}.{i}.json', single))}")
         for job in jobs:
             need = module.needs(run, job)
             model = f"{need['model']}{'@' + need['revision'][:12] if need['revision'] else ''}, {need['parameters']:,} parameters; " if "model" in need else ""
@@ -194,14 +195,14 @@ def publish_command(name: str = typer.Option("pocket", help="of the run")):
     write_json(records / "seconds.json", seconds)
     print(f"published to {shown(figures)} and {shown(records)}")
 
-# %% ../nbs/cli.ipynb #2148af22
+# %% ../nbs/cli.ipynb #203f08f5
 def execute_in_place(path: Path):
     "Execute a notebook with its default parameters and keep the outputs, without papermill's own metadata."
     import nbformat
     import papermill
     working = path.with_name(f".{path.name}.tmp")
     try:
-        papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False, cwd=str(project_root()), coalesce_streams=True)
+        papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False, cwd=str(project_root()), **KERNEL)
         book = nbformat.read(working, as_version=4)
     finally: working.unlink(missing_ok=True)
     book.metadata.pop("papermill", None)

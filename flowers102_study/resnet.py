@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POCKET', 'build_model', 'hub_config', 'count_parameters', 'wrap', 'tensors', 'follow', 'wearing', 'rate_at',
            'train_epoch', 'predict', 'whole', 'put_back', 'save_state', 'load_state', 'load_split', 'epoch_batches',
-           'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'class_count',
+           'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'class_count',
            'confusions']
 
 # %% ../nbs/08_resnet.ipynb #df532cfe
@@ -111,7 +111,7 @@ def wearing(model, values: list):
     try: yield model
     finally: put(own)
 
-# %% ../nbs/08_resnet.ipynb #db41fe9e
+# %% ../nbs/08_resnet.ipynb #f1c8bec8
 def rate_at(
     step: int, # from 0
     steps: int, # in all
@@ -123,8 +123,8 @@ def rate_at(
     return block["rate"] * .5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def train_epoch(accelerator, model, optimizer, average: list, batches: list, make, epoch: int, block: dict) -> float: # mean loss
-    "Train one epoch; `make(rows)` makes a batch of them."
+def train_epoch(accelerator, model, optimizer, average: list, batches: list, make, epoch: int, epochs: int, block: dict) -> float: # mean loss
+    "Train epoch `epoch` of `epochs`; `make(rows)` makes a batch of them."
     import torch
     import torch.nn.functional as F
     model.train()
@@ -132,7 +132,7 @@ def train_epoch(accelerator, model, optimizer, average: list, batches: list, mak
     world, rank, total = accelerator.num_processes, accelerator.process_index, torch.zeros((), device=accelerator.device)
     for i, rows in enumerate(batches):
         step = epoch * len(batches) + i
-        for group in optimizer.param_groups: group["lr"] = rate_at(step, block["epochs"] * len(batches), block)
+        for group in optimizer.param_groups: group["lr"] = rate_at(step, epochs * len(batches), block)
         pictures, targets = make(rows[rank::world])
         with accelerator.autocast(): logits = model(pictures).logits
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=block["smoothing"], reduction="sum") / len(rows)
@@ -204,7 +204,7 @@ def load_state(folder: Path, accelerator, model, optimizer, average: list, best:
     set_optimizer_state_dict(accelerator.unwrap_model(model), optimizer, state.pop("optimizer"), options=StateDictOptions(full_state_dict=True))
     return state
 
-# %% ../nbs/08_resnet.ipynb #dcc46401
+# %% ../nbs/08_resnet.ipynb #74e6c347
 def load_split(folder: Path, split: str, device): # (pixels uint8 (n, h, w, 3), labels) tensors
     "Put one split on the device, as bytes: 448-pixel Flowers102 is under 5 GB."
     import torch
@@ -217,6 +217,15 @@ def epoch_batches(seed: int, epoch: int, n: int, batch: int) -> list: # of array
     batch = min(batch, n)
     order = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0])).permutation(n)
     return [order[i:i + batch] for i in range(0, n - batch + 1, batch)]
+
+
+def passes(
+    block: dict, # epochs, steps, batch
+    n: int, # training pictures
+) -> tuple: # (epochs, after how many of them validation is asked)
+    "Return how often the training pictures are passed over: small data more often, to make enough steps."
+    epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
+    return epochs, max(1, epochs // 20)
 
 
 def train(
@@ -245,17 +254,18 @@ def train(
         record(spec, source, folder, found, state, accelerator.num_processes)
         shutil.rmtree(folder / "checkpoints")
 
-# %% ../nbs/08_resnet.ipynb #647dc6b5
+# %% ../nbs/08_resnet.ipynb #a712acf7
 def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, folder: Path) -> tuple: # (state, best weights)
     "Train all epochs, from the newest checkpoint where there is one, and keep the epoch that validation prefers."
     block, (pixels, labels), (seen, truth) = spec["resnet"], parts["train"], parts["validation"]
     average, best = ([t.detach().clone() for t in tensors(model)] for _ in range(2))
     state = load_state(folder, accelerator, model, optimizer, average, best) or {"epoch": 0, "history": [], "measured": {}}
-    truth, meter = truth.cpu().numpy(), Meter(accelerator.device, state["measured"])
-    for epoch in range(state["epoch"], block["epochs"]):
+    truth, meter, (epochs, every) = truth.cpu().numpy(), Meter(accelerator.device, state["measured"]), passes(block, len(pixels))
+    for epoch in range(state["epoch"], epochs):
         batches = epoch_batches(spec["seed"], epoch, len(pixels), block["batch"])
         make = lambda rows: training_batch(pixels, labels, rows, classes, block, spec["seed"], epoch)
-        loss = train_epoch(accelerator, model, optimizer, average, batches, make, epoch, block)
+        loss = train_epoch(accelerator, model, optimizer, average, batches, make, epoch, epochs, block)
+        if (epoch + 1) % every and epoch + 1 < epochs: continue
         with wearing(model, average): log_probs = predict(accelerator, model, seen, block["size"])
         entry = {"epoch": epoch + 1, "loss": loss, "validation": float((log_probs.argmax(1) == truth).mean()),
                  "validation_loss": float(-log_probs[np.arange(len(truth)), truth].mean())}
@@ -265,7 +275,7 @@ def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, fo
         save_state(folder, accelerator, model, optimizer, average, best, state)
         pace = (epoch + 1) * len(batches) * len(batches[0]) / max(.1, state["measured"]["seconds"])
         note = f"loss {loss:.2f}  validation {100 * entry['validation']:.1f} %  {pace:.0f} pictures/s"
-        progress(folder.name.removesuffix(".partial"), epoch + 1, block["epochs"], note)
+        progress(folder.name.removesuffix(".partial"), epoch + 1, epochs, note)
     return state, best
 
 

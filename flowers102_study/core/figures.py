@@ -28,7 +28,7 @@ def style():
         "legend.frameon": False, "figure.dpi": 100, "figure.constrained_layout.use": True, "svg.hashsalt": "flowers102-study",
         "svg.fonttype": "path", "image.interpolation": "nearest"})
 
-# %% ../../nbs/core/figures.ipynb #12cf9255
+# %% ../../nbs/core/figures.ipynb #d7619a3b
 DRAWN = "drawn flowers, pocket-sized models"
 
 
@@ -39,13 +39,13 @@ def save(
 ):
     "Write a figure as SVG and PNG into the run's figures, byte-identical for the same figure; label drawn flowers."
     import io
-    if run.drawn: fig.text(.995, .005, DRAWN, ha="right", va="bottom", fontsize=6.5, color="#555555", style="italic")
+    if run.drawn: fig.text(1, -.01, DRAWN, ha="right", va="top", fontsize=6.5, color="#555555", style="italic") # below everything
     for kind, extra in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160, "metadata": {"Software": None}})):
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", **extra)
         write(run.figures / f"{name}.{kind}", buffer.getvalue())
 
-# %% ../../nbs/core/figures.ipynb #93c38492
+# %% ../../nbs/core/figures.ipynb #7cc03b67
 def sheet(
     pictures, # (n, height, width, 3) uint8, or a list of such pictures
     titles=None, # n short texts
@@ -57,6 +57,7 @@ def sheet(
     rows = -(-len(pictures) // columns)
     step = WIDTH / columns * scale
     fig, axes = plt.subplots(rows, columns, figsize=(step * columns, (step + (.2 if titles else .03)) * rows), squeeze=False)
+    fig.get_layout_engine().set(w_pad=.01, h_pad=.02, wspace=.03, hspace=.02)
     for ax in axes.flat: ax.axis("off")
     for i, (ax, picture) in enumerate(zip(axes.flat, pictures)):
         ax.imshow(picture)

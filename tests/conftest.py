@@ -1,0 +1,37 @@
+"""What the tests share: a copy of the study in a folder of its own, and its command line."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent / "shared" / "flowers102"
+
+
+def copy_of_study(folder: Path) -> Path:
+    "Copy what a run needs: the notebooks and settings.ini. The package itself is the installed one."
+    shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copy(ROOT / "settings.ini", folder)
+    return folder
+
+
+def call(folder: Path, *words, check: bool = True, **environment):
+    "Run a program of the environment in a folder; its output is text."
+    program = [str(Path(sys.executable).with_name(words[0])), *map(str, words[1:])]
+    done = subprocess.run(program, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    if check and done.returncode: raise AssertionError(f"{' '.join(map(str, words))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+@pytest.fixture
+def study(tmp_path): return copy_of_study(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory): # a finished smoke run; tests only read it
+    folder = copy_of_study(tmp_path_factory.mktemp("smoke"))
+    call(folder, "flowers102-study", "run", "--profile", "smoke")
+    return folder

@@ -1,0 +1,79 @@
+"""The rules of the house, as functions of a project's root that return what breaks them."""
+import ast
+import json
+import re
+from pathlib import Path
+
+STAGE = re.compile(r"\d\d_(\w+)")
+
+
+def notebooks(root: Path) -> list:
+    return sorted(p for p in (root / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+
+
+def code_of(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+def exported(root: Path) -> dict: # {"core.records": notebook}
+    found = {}
+    for path in notebooks(root):
+        for module in re.findall(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.M): found[module] = path
+    return found
+
+
+def without_notebook(root: Path) -> list:
+    "Modules that no notebook exports, and notebooks whose module is not there."
+    package = root / "flowers102_study"
+    modules = {p.relative_to(package).with_suffix("").as_posix().replace("/", ".") for p in package.rglob("*.py") if not p.name.startswith("_")}
+    return sorted(modules ^ set(exported(root)))
+
+
+def package_imports(source: str) -> set:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom): found.add(node.module or "")
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+    return {m.removeprefix("flowers102_study.") for m in found if m.startswith("flowers102_study.")}
+
+
+def upward_imports(root: Path) -> list:
+    "Imports from core to a stage, from a stage to a later one, and cycles within core."
+    package = root / "flowers102_study"
+    number = {m: int(p.name[:2]) for m, p in exported(root).items() if STAGE.match(p.name)}
+    graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text()) for m in exported(root)}
+    bad = [f"{m} imports {i}" for m, imports in graph.items() for i in imports
+           if (m.startswith("core.") and not i.startswith("core.")) or (m in number and (i not in number and not i.startswith("core.") or number.get(i, -1) >= number[m]))]
+    def reach(m, seen=()): return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))
+    def reach_from(m, i, seen): return any(j == m or (j not in seen and reach_from(m, j, (*seen, j))) for j in graph.get(i, ()))
+    return bad + [f"{m} imports itself in a circle" for m in graph if reach(m)]
+
+
+def numbers(text: str) -> set:
+    return set(re.findall(r"\d+\.\d+(?= ?%|\b)", text))
+
+
+def told_numbers(root: Path) -> set:
+    "Every decimal that the committed results can stand behind: values and interval ends in percent, and the original's own."
+    found = set()
+    def walk(value):
+        if isinstance(value, dict): [walk(v) for v in value.values()]
+        elif isinstance(value, list): [walk(v) for v in value]
+        elif isinstance(value, float): found.add(f"{100 * value:.1f}")
+        elif isinstance(value, str): found.update(numbers(value))
+    for path in (root / "report" / "results").rglob("*.json"): walk(json.loads(path.read_text()))
+    original = json.loads((root / "report" / "results" / "original.json").read_text())
+    from flowers102_study.core.metrics import wilson
+    for arm in original["arms"]: found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
+    return found
+
+
+def readme_numbers(root: Path) -> list:
+    "Decimals in the README that stand in no committed result (versions of Python are no result)."
+    text = (root / "README.md").read_text()
+    return sorted(numbers(text) - told_numbers(root) - {"3.11"})
+
+
+def committed_sizes(root: Path) -> list:
+    return [p.name for p in notebooks(root) if p.stat().st_size > 1_000_000]

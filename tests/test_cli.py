@@ -1,0 +1,52 @@
+"""What the command line says to what it does not know, and that it says so before importing anything heavy."""
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, call
+
+HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill", "scipy")
+
+
+@pytest.mark.parametrize("words, told", [
+    (["run", "resnt"], "unknown stage 'resnt'; did you mean 'resnet'?"),
+    (["run", "--profile", "pockt"], "unknown profile 'pockt'; did you mean 'pocket'?"),
+    (["run", "--set", "resnet.epoch=3"], "unknown profile key 'resnet.epoch'; did you mean 'resnet.epochs'?"),
+    (["run", "--set", "resnet.epochs=many"], "resnet.epochs must be a int"),
+    (["run", "--set", "resnet.epochs"], "KEY=VALUE"),
+    (["run", "--data", "no/such/folder"], "no folder at"),
+    (["run", "--name", "../elsewhere"], "a run's name"),
+    (["run", "--profil", "smoke"], "--profile"),
+    (["rum"], "run"),
+    (["results", "--name", "pockets"], "no run yet"),
+    (["publish"], "no run yet")])
+def test_refuses_and_names_the_nearest(study, words, told):
+    answer = call(study, "flowers102-study", *words, check=False, COLUMNS="200")
+    assert answer.returncode == 2 and told in answer.stderr
+    assert not (study / "runs").exists()
+
+
+def test_refusing_imports_nothing_heavy():
+    code = f"import sys, flowers102_study.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_plan_of_the_paper(study):
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run").stdout
+    assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told # 102 outputs, as counted for torchvision's too
+    assert "flowers102_study.core.launch import child" in told and "in all: disk" in told
+    assert not (study / "runs").exists()
+
+
+def test_plan_for_gpus(study, monkeypatch):
+    from flowers102_study.core import launch
+    from flowers102_study.core.settings import open_run
+    monkeypatch.chdir(study)
+    monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 80 << 30}] * 4)
+    run = open_run("paper", overrides={"launch.config": "fsdp2"})
+    words = launch.command(run, study / "lane.json")
+    assert "--num_processes=4" in words and any(w.endswith("fsdp2.yaml") for w in words) and launch.lanes(run) == 1
+    with pytest.raises(launch.SettingsError, match="there are 4 GPUs"): launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")
+    with pytest.raises(launch.SettingsError, match="did you mean 'fsdp2'"): launch.command(open_run("paper", overrides={"launch.config": "fsdp"}), study / "x")
+    monkeypatch.setenv("NUM_MACHINES", "2"); monkeypatch.setenv("MACHINE_RANK", "1"); monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
+    assert {"--num_machines=2", "--machine_rank=1", "--main_process_ip=10.0.0.1"} <= set(launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x"))

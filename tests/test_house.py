@@ -1,0 +1,103 @@
+"""The rules of the house hold, and the checks would notice if they did not."""
+import json
+import re
+import shutil
+
+import pytest
+from conftest import ROOT, call
+import house
+
+
+@pytest.fixture
+def whole(tmp_path): # a copy of everything that is committed and matters here
+    for name in ("nbs", "flowers102_study", "report"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "README.md", "setup.py"): shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def contents(folder, pattern): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob(pattern)) if "__pycache__" not in p.parts}
+
+
+def plant(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def unclean(root):
+    before = contents(root / "nbs", "*.ipynb")
+    call(root, "nbdev_clean", "--fname", "nbs")
+    after = contents(root / "nbs", "*.ipynb")
+    return [name for name in before if before[name] != after[name]]
+
+
+def stale(root):
+    before = contents(root / "flowers102_study", "*.py")
+    call(root, "nbdev_export")
+    after = contents(root / "flowers102_study", "*.py")
+    return [name for name in before | after if before.get(name) != after.get(name)]
+
+
+def test_notebooks_are_clean(whole):
+    assert unclean(whole) == []
+    book = json.loads((whole / "nbs/00_data.ipynb").read_text())
+    book["cells"][1]["metadata"]["scrolled"] = True
+    (whole / "nbs/00_data.ipynb").write_text(json.dumps(book))
+    assert unclean(whole) == ["00_data.ipynb"]
+
+
+def test_exports_are_fresh(whole):
+    assert stale(whole) == []
+    plant(whole / "flowers102_study/core/metrics.py", "return", "return  ")
+    assert stale(whole) == ["core/metrics.py"]
+
+
+def test_every_module_has_its_notebook(whole):
+    assert house.without_notebook(whole) == []
+    (whole / "flowers102_study/extra.py").write_text("")
+    (whole / "nbs/core/metrics.ipynb").unlink()
+    assert house.without_notebook(whole) == ["core.metrics", "extra"]
+
+
+def test_no_import_runs_upwards(whole):
+    assert house.upward_imports(whole) == []
+    with open(whole / "flowers102_study/core/metrics.py", "a") as file: file.write("\nfrom flowers102_study.resnet import train\n")
+    with open(whole / "flowers102_study/data.py", "a") as file: file.write("\nfrom flowers102_study.resnet import train\n")
+    with open(whole / "flowers102_study/core/settings.py", "a") as file: file.write("\nfrom flowers102_study.core.launch import Job\n")
+    found = house.upward_imports(whole)
+    assert "core.metrics imports resnet" in found and "data imports resnet" in found
+    assert "core.settings imports itself in a circle" in found
+
+
+def test_readme_numbers_are_measured(whole):
+    assert house.readme_numbers(whole) == []
+    with open(whole / "README.md", "a") as file: file.write("\nOur network reaches 99.87 %.\n")
+    assert house.readme_numbers(whole) == ["99.87"]
+
+
+def test_readme_is_rendered_from_the_front_page():
+    from flowers102_study.cli import rendered
+    assert rendered(json.loads((ROOT / "nbs/index.ipynb").read_text())) == (ROOT / "README.md").read_text()
+
+
+def test_committed_notebooks_are_small_and_name_no_machine():
+    assert house.committed_sizes(ROOT) == []
+    for path in house.notebooks(ROOT):
+        outputs = json.dumps([c.get("outputs") for c in json.loads(path.read_text())["cells"]])
+        assert not re.search(r"/(home|root|Users|work)/|/tmp/(?!tmp_example)", outputs), path.name
+
+
+def test_stages_share_one_stem():
+    import yaml
+    schema = yaml.safe_load((ROOT / "flowers102_study/profiles/pocket.yaml").read_text())
+    for module, path in house.exported(ROOT).items():
+        if path.name[:2].isdigit(): assert path.stem[3:] == module and module in schema
+
+
+def test_shipped_profiles_are_whole():
+    import yaml
+    from flowers102_study.core.settings import flat, read_profile
+    schema = flat(yaml.safe_load((ROOT / "flowers102_study/profiles/pocket.yaml").read_text()))
+    paper = flat(yaml.safe_load((ROOT / "flowers102_study/profiles/paper.yaml").read_text()))
+    assert paper.keys() == schema.keys() # a paper's setting never comes from the pocket unnoticed
+    for profile in ("smoke", "pocket", "paper"): read_profile(profile)

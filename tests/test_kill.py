@@ -1,0 +1,10 @@
+"""A training job that is killed ends with the weights of one that was not: three kills here, ten by tests/kill.py."""
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_three_kills():
+    told = subprocess.run([sys.executable, str(Path(__file__).with_name("kill.py")), "3"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
+    assert told.stdout.count("the same weights") == 3

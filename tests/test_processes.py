@@ -1,0 +1,103 @@
+"""One process, two processes, and two that share the weights; on a CPU, over gloo."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from flowers102_study import data, resnet
+from flowers102_study.core.launch import CHILD, run_jobs
+from flowers102_study.core.records import seal, sealed
+from flowers102_study.core.settings import open_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the same data
+    from conftest import copy_of_study
+    study, before, runs = copy_of_study(tmp_path_factory.mktemp("processes")), os.getcwd(), {}
+    os.chdir(study)
+    try:
+        for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"), (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
+            run = open_run("smoke", f"{frozen}-{processes}-{config}", overrides={"resnet.frozen": frozen, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut",
+                           "launch.processes": processes, "launch.config": config, "launch.lanes": 1})
+            run_jobs(run, data.jobs(run), "data")
+            run_jobs(run, resnet.jobs(run), "resnet")
+            runs[frozen, processes, config] = run
+    finally: os.chdir(before)
+    return runs
+
+
+def history(run) -> list: return json.loads((run.arm("resnet50") / "history.json").read_text())
+
+
+def losses(run) -> list: return [h[k] for h in history(run) for k in ("loss", "validation_loss")]
+
+
+def weights(run) -> dict:
+    from safetensors.numpy import load_file
+    return load_file(run.arm("resnet50") / "model" / "model.safetensors")
+
+
+def test_the_world_is_recorded_and_nothing_is_predicted_twice(trained):
+    for (frozen, processes, _), run in trained.items():
+        assert json.loads((run.arm("resnet50") / "result.json").read_text())["world_size"] == processes
+        table = pd.read_parquet(run.arm("resnet50") / "predictions.parquet")
+        assert table.image_id.is_unique and len(table) == 36
+
+
+@pytest.mark.parametrize("config", ["ddp", "fsdp2"])
+def test_without_batch_statistics_two_processes_take_the_steps_of_one(trained, config):
+    one, two = trained[True, 1, "ddp"], trained[True, 2, config]
+    assert np.allclose(losses(one), losses(two), atol=1e-5)
+    for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4), name
+
+
+def test_batch_statistics_differ_between_processes_and_sharding_changes_nothing(trained):
+    one, two, sharded = (losses(trained[False, *k]) for k in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")))
+    assert not np.allclose(one, two, atol=1e-5) # each process normalises with its own half of the batch
+    assert np.allclose(one, two, rtol=.2) # and yet it is the same training
+    assert np.allclose(two, sharded, atol=1e-4)
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    script = tmp_path / "gradients.py"
+    script.write_text("""
+import sys, torch
+from accelerate import Accelerator
+from flowers102_study.resnet import train_epoch, wrap
+accelerator = Accelerator()
+torch.manual_seed(0)
+class Net(torch.nn.Module): # keeps no batch statistics
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))
+    def forward(self, x): return type('Out', (), {'logits': self.body(x)})()
+pictures, targets = torch.randn(13, 3, 8, 8), torch.eye(5)[torch.arange(13) % 5]
+block = {'rate': 0., 'decay': 0., 'warmup': 0., 'epochs': 1, 'frozen': False, 'smoothing': .1, 'average': 0.}
+model, optimizer = wrap(accelerator, Net(), block)
+grads = {}
+class Peek:
+    param_groups = optimizer.param_groups
+    def step(self): grads.update({n.removeprefix('module.'): p.grad.clone() for n, p in model.named_parameters()})
+    def zero_grad(self, set_to_none): pass
+make = lambda rows: (pictures[rows], targets[rows])
+import numpy as np
+train_epoch(accelerator, model, Peek(), [], [np.arange(13)], make, 0, 1, block) # 13 does not divide by two
+if accelerator.is_main_process: torch.save(grads, sys.argv[1])
+""")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, script, tmp_path / "one.pt"], check=True, env=environment, capture_output=True)
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path / "two.pt"], check=True, env=environment, capture_output=True)
+    import torch
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    assert one.keys() == two.keys() and len(one) == 6
+    for name in one: assert one[name].abs().max() > 0 and torch.allclose(one[name], two[name], atol=1e-6), name
+
+
+def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
+    (tmp_path / "lane.json").write_text("[]")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--no_python", sys.executable, "-c", CHILD, str(tmp_path / "lane.json")]
+    told = subprocess.run(command, env=os.environ | {"FLOWERS102_WORLD": "2"}, capture_output=True, text=True)
+    assert told.returncode and "2 processes were asked for, and 1 started" in told.stderr

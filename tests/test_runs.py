@@ -1,0 +1,147 @@
+"""Whole runs of the smoke profile: what is made, what is skipped, what is made again, and what a failure leaves."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import call, copy_of_study
+
+ARMS = ("resnet50", "resnet50.mixcut")
+
+
+def stamps(folder: Path) -> dict: # of what each job and notebook has made
+    parts = [*folder.glob("runs/smoke/arms/*"), folder / "runs/smoke/data", *folder.glob("runs/smoke/notebooks/*.ipynb")]
+    return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts}
+
+
+def changed(before: dict, after: dict) -> set: return {name for name in after if before.get(name) != after[name]}
+
+
+def edit(path: Path, old: str, new: str):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_makes_everything(smoke):
+    run = smoke / "runs/smoke"
+    for arm in ARMS:
+        result = json.loads((run / "arms" / arm / "result.json").read_text())
+        low, high = result["interval"]
+        assert low <= result["accuracy"] <= high and result["n"] == 24 and result["correct"] == round(result["accuracy"] * 24)
+        assert result["world_size"] == 1 and result["split"] == "study" and result["measured"]["seconds"] > 0
+        import pandas as pd
+        table = pd.read_parquet(run / "arms" / arm / "predictions.parquet")
+        assert table.image_id.is_unique and set(table.split) == {"validation", "test"}
+        assert (table[table.split == "test"].eval("label == prediction").sum()) == result["correct"]
+    from datasets import load_from_disk
+    data = load_from_disk(run / "data/dataset")
+    assert set(data) == {"train", "validation", "test"} and set(data["train"].features) == {"image", "label", "image_id", "genus"}
+    assert {p.suffix for p in (run / "figures").iterdir()} == {".svg", ".png"}
+    for path in (run / "notebooks").glob("*.ipynb"):
+        kinds = [o["output_type"] for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        assert "error" not in kinds and kinds
+
+
+def test_says_results(smoke):
+    table = call(smoke, "flowers102-study", "results", "--name", "smoke").stdout
+    assert table.startswith("drawn flowers") and "resnet50.mixcut" in table and "/24" in table
+    records = json.loads(call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout)
+    assert [r["arm"] for r in records] == list(ARMS)
+
+
+def test_second_run_does_nothing(smoke):
+    before = stamps(smoke)
+    told = call(smoke, "flowers102-study", "run", "--profile", "smoke").stdout
+    assert told.count("done before") == 2 and stamps(smoke) == before
+
+
+def test_reruns_what_a_change_touches_and_no_more(tmp_path):
+    study = copy_of_study(tmp_path)
+    again = lambda *words: call(study, "flowers102-study", "run", "--profile", "smoke", *words)
+    again()
+    first = stamps(study)
+    edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say", "What a training loss can say")
+    again()
+    second = stamps(study)
+    assert changed(first, second) == {"08_resnet.ipynb"} # prose: shown again, nothing trained
+    again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
+    third = stamps(study)
+    assert changed(second, third) == {"08_resnet.ipynb", "resnet50"}
+    again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=5")
+    assert changed(third, stamps(study)) == {"data", "00_data.ipynb", "08_resnet.ipynb", "resnet50"}
+    (study / "runs/smoke/arms/resnet50/predictions.parquet").write_bytes(b"spoilt")
+    told = again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=5").stdout
+    assert "00_data: done before" in told and "08_resnet: done in" in told
+
+
+def test_two_runs_are_the_same_bytes(smoke, tmp_path):
+    from flowers102_study.core.records import content_sum
+    other = copy_of_study(tmp_path)
+    call(other, "flowers102-study", "run", "--profile", "smoke")
+    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures") for p in sorted((root / part).rglob("*"))
+                          if p.is_file() and p.name != "manifest.json"}
+    one, two = files(smoke / "runs/smoke"), files(other / "runs/smoke")
+    figures_with_seconds = {name for name in one if one[name] != two.get(name)}
+    assert one.keys() == two.keys() and not figures_with_seconds
+
+
+def test_publishes_a_finished_run_only(tmp_path):
+    study = copy_of_study(tmp_path)
+    call(study, "flowers102-study", "run", "data", "--profile", "smoke")
+    told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
+    assert told.returncode == 2 and "08_resnet" in told.stderr and not (study / "figures").exists()
+    call(study, "flowers102-study", "run", "--profile", "smoke")
+    call(study, "flowers102-study", "publish", "--name", "smoke")
+    assert (study / "figures/smoke/resnet_modes.svg").exists()
+    assert json.loads((study / "report/results/smoke/resnet50.json").read_text())["n"] == 24
+
+
+def test_plain_papermill(study):
+    early = call(study, "papermill", "nbs/08_resnet.ipynb", "out.ipynb", "-p", "profile", "smoke", check=False)
+    assert early.returncode and "flowers102-study run data" in early.stderr # what to run first
+    for stage in ("00_data", "08_resnet"): call(study, "papermill", f"nbs/{stage}.ipynb", "out.ipynb", "-p", "profile", "smoke")
+    assert (study / "runs/smoke/arms/resnet50/result.json").exists()
+    typo = call(study, "papermill", "nbs/00_data.ipynb", "out.ipynb", "-p", "profil", "smoke", check=False)
+    assert typo.returncode and "did you mean 'profile'" in typo.stderr
+
+
+def test_failure_keeps_what_happened(study):
+    bad = study / "pictures"
+    for name in ("a", "b"):
+        (bad / name).mkdir(parents=True)
+        for i in range(6): (bad / name / f"{i}.jpg").write_bytes(b"no picture")
+    told = call(study, "flowers102-study", "run", "--profile", "smoke", "--data", "pictures", "--set", "data.unreadable=refuse", check=False)
+    assert told.returncode == 1 and "a/0.jpg: not a picture" in told.stderr
+    executed = json.loads((study / "runs/smoke-pictures/notebooks/00_data.ipynb").read_text())
+    assert "did not finish" in executed["cells"][0]["source"][0]
+    assert any(o["output_type"] == "error" for c in executed["cells"] for o in c.get("outputs", []))
+    assert not (study / "runs/smoke-pictures/data").exists()
+
+
+def children_of(name: str) -> list:
+    found = subprocess.run(["pgrep", "-f", f"import child.*{name}"], capture_output=True, text=True).stdout.split()
+    return [int(p) for p in found]
+
+
+def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
+    study = copy_of_study(tmp_path)
+    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "--profile", "smoke", "--set", "resnet.epochs=6"]
+    process = subprocess.Popen(words, cwd=study, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 120
+    while not list(study.glob("runs/smoke/arms/*.partial/checkpoints/*.sha256")):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(.05)
+    os.killpg(process.pid, signal.SIGKILL) # the runner; kernels and jobs have sessions of their own
+    process.wait()
+    while children_of(str(study)):
+        assert time.time() < deadline, "a job outlived its notebook"
+        time.sleep(.2)
+    call(study, *["flowers102-study", *words[1:]])
+    whole = call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout
+    assert whole and (study / "runs/smoke/arms/resnet50/result.json").exists()
+    assert not list(study.glob("runs/smoke/arms/*.partial"))
