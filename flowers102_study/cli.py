@@ -7,7 +7,7 @@ __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 
            'say_fit', 'shown_source', 'existing_run', 'results_command', 'publish_command', 'execute_in_place',
            'notebooks_command', 'rendered', 'readme_command', 'main']
 
-# %% ../nbs/cli.ipynb #5c680b0e
+# %% ../nbs/cli.ipynb #0ddfb37d
 import json
 import shlex
 import shutil
@@ -19,10 +19,11 @@ from pathlib import Path
 import typer
 import yaml
 
-from .core.launch import KERNEL, clock, command, devices, execute, lanes, notebook_done, processes, stages
+from .core.launch import clock, command, devices, lanes, processes
 from .core.metrics import percent
+from .core.notebooks import KERNEL, execute, notebook_done
 from .core.records import read_results, sealed, write, write_json
-from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown
+from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown, stages
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="How well do multimodal models recognise 102 kinds of flower?")

@@ -104,7 +104,7 @@ def read_all(pictures: list, block: dict, pool) -> tuple: # (the readable ones, 
         raise SettingsError(f"{len(left_out)} pictures cannot be read (data.unreadable is 'refuse'):\n{listed}")
     return kept, read, left_out
 
-# %% ../nbs/00_data.ipynb #3213f556
+# %% ../nbs/00_data.ipynb #3d24803f
 SHOWN = 12 # bits: pairs this close are kept for looking at, whatever counts as near
 
 
@@ -141,7 +141,7 @@ def prepare_data(
                   "validation": near[near.split == "validation"].image_id.nunique()}})
     progress("data", len(index), len(index), "pictures ready")
 
-
+# %% ../nbs/00_data.ipynb #2cd9f2a6
 def check_cut(pictures: list, cut: dict):
     "Raise SettingsError where there is nothing to learn from, to choose by or to test on."
     parts = {s: {p.name for p in pictures if cut[p.image_id] == s} for s in ("train", "validation", "test")}
@@ -231,12 +231,12 @@ def neighbours(
     near = sorted(names.index, key=lambda k: (names[k].split()[-1] != family, -difflib.SequenceMatcher(None, names[k], family).ratio()))
     return near[:count]
 
-# %% ../nbs/00_data.ipynb #5fa49a18
+# %% ../nbs/00_data.ipynb #939f0fbf
 def pair_pictures(pairs, pixels: dict, index) -> tuple: # (pictures, titles)
     "Lay out pairs as pictures: what is tested above, its near-duplicate in train below, mirrored back where it was."
     place = {s: {i: k for k, i in enumerate(index[index.split == s].image_id)} for s in pixels}
     above = [pixels[p.split][place[p.split][p.image_id]] for p in pairs.itertuples()]
     below = [pixels["train"][place["train"][p.train_id]] for p in pairs.itertuples()]
     below = [b[:, ::-1] if p.flipped else b for b, p in zip(below, pairs.itertuples())]
-    titles = [f"{p.split}\n{p.name}"[:24] for p in pairs.itertuples()] + [f"train, {p.bits} bits{', mirrored' * p.flipped}\n{p.train_name}"[:36] for p in pairs.itertuples()]
+    titles = [f"{p.split}\n{p.name}" for p in pairs.itertuples()] + [f"train, {p.bits} bits{', mirrored' * p.flipped}\n{p.train_name}" for p in pairs.itertuples()]
     return above + below, titles

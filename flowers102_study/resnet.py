@@ -8,12 +8,11 @@ __all__ = ['POCKET', 'build_model', 'hub_config', 'count_parameters', 'wrap', 't
            'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'class_count',
            'confusions']
 
-# %% ../nbs/08_resnet.ipynb #df532cfe
+# %% ../nbs/08_resnet.ipynb #bc1341a7
 import io
 import json
 import math
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def count_parameters(
     import torch
     with torch.device("meta"): return sum(p.numel() for p in build_model(block, names, weights=False).parameters())
 
-# %% ../nbs/08_resnet.ipynb #509e203e
+# %% ../nbs/08_resnet.ipynb #1d4130ab
 def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     "Put a model on its devices, in the way that the launcher chose, and give it an optimizer."
     import torch
@@ -83,7 +82,7 @@ def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     model, prepared = accelerator.prepare(model, optimizer())
     return model, prepared.optimizer
 
-
+# %% ../nbs/08_resnet.ipynb #65bfae75
 def tensors(model) -> list:
     "List what a model consists of: parameters, then buffers."
     return [*model.parameters(), *model.buffers()]
@@ -204,14 +203,14 @@ def load_state(folder: Path, accelerator, model, optimizer, average: list, best:
     set_optimizer_state_dict(accelerator.unwrap_model(model), optimizer, state.pop("optimizer"), options=StateDictOptions(full_state_dict=True))
     return state
 
-# %% ../nbs/08_resnet.ipynb #74e6c347
+# %% ../nbs/08_resnet.ipynb #412148ef
 def load_split(folder: Path, split: str, device): # (pixels uint8 (n, h, w, 3), labels) tensors
     "Put one split on the device, as bytes: 448-pixel Flowers102 is under 5 GB."
     import torch
     pixels = torch.from_numpy(np.array(read_pixels(folder, split)))
     return pixels.to(device), torch.from_numpy(read_index(folder, split).label.to_numpy(copy=True)).to(device)
 
-
+# %% ../nbs/08_resnet.ipynb #58820224
 def epoch_batches(seed: int, epoch: int, n: int, batch: int) -> list: # of arrays of rows
     "Shuffle the training pictures for one epoch and cut them into batches; the last, incomplete one is dropped."
     batch = min(batch, n)
@@ -227,7 +226,7 @@ def passes(
     epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
     return epochs, max(1, epochs // 20)
 
-
+# %% ../nbs/08_resnet.ipynb #15d875f8
 def train(
     spec: dict, # {"seed", "resnet": the profile's block, with this arm's mode}
     inputs: list, # [the run's data]
@@ -252,7 +251,6 @@ def train(
     if accelerator.is_main_process:
         save_model(folder / "model", block, names, weights)
         record(spec, source, folder, found, state, accelerator.num_processes)
-        shutil.rmtree(folder / "checkpoints")
 
 # %% ../nbs/08_resnet.ipynb #a712acf7
 def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, folder: Path) -> tuple: # (state, best weights)

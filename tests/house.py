@@ -30,10 +30,12 @@ def without_notebook(root: Path) -> list:
     return sorted(modules ^ set(exported(root)))
 
 
-def package_imports(source: str) -> set:
-    found = set()
+def package_imports(source: str, module: str) -> set: # "core.records", …
+    "The package's modules that a module imports; nbdev writes relative imports."
+    found, base = set(), ["flowers102_study", *module.split(".")]
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom): found.add(node.module or "")
+        if isinstance(node, ast.ImportFrom):
+            found.add(".".join([*(base[:-node.level] if node.level else []), *filter(None, [node.module])]))
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
     return {m.removeprefix("flowers102_study.") for m in found if m.startswith("flowers102_study.")}
 
@@ -42,7 +44,7 @@ def upward_imports(root: Path) -> list:
     "Imports from core to a stage, from a stage to a later one, and cycles within core."
     package = root / "flowers102_study"
     number = {m: int(p.name[:2]) for m, p in exported(root).items() if STAGE.match(p.name)}
-    graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text()) for m in exported(root)}
+    graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text(), m) for m in exported(root)}
     bad = [f"{m} imports {i}" for m, imports in graph.items() for i in imports
            if (m.startswith("core.") and not i.startswith("core.")) or (m in number and (i not in number and not i.startswith("core.") or number.get(i, -1) >= number[m]))]
     def reach(m, seen=()): return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))

@@ -189,7 +189,7 @@ def test_a_planted_duplicate_is_found(tmp_path):
                 picture(first + 200 * c + i).save(path)
     ImageOps.mirror(picture(3, (90, 70))).save(tmp_path / "own/test/c1/again.png") # train/c0/3.png, larger and mirrored
     report = prepared(tmp_path / "data", tmp_path / "own")
-    assert report["audit"] == {"bits": 4, "pairs": 1, "test": 1, "validation": 0}
+    assert report["audit"] == {"bits": 6, "pairs": 1, "test": 1, "validation": 0}
     import pandas as pd
     pair = pd.read_parquet(tmp_path / "data/audit.parquet").iloc[0]
     assert (pair.image_id, pair.train_id, bool(pair.flipped)) == ("test/c1/again.png", "train/c0/3.png", True)

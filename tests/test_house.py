@@ -62,8 +62,8 @@ def test_every_module_has_its_notebook(whole):
 def test_no_import_runs_upwards(whole):
     assert house.upward_imports(whole) == []
     with open(whole / "flowers102_study/core/metrics.py", "a") as file: file.write("\nfrom flowers102_study.resnet import train\n")
-    with open(whole / "flowers102_study/data.py", "a") as file: file.write("\nfrom flowers102_study.resnet import train\n")
-    with open(whole / "flowers102_study/core/settings.py", "a") as file: file.write("\nfrom flowers102_study.core.launch import Job\n")
+    with open(whole / "flowers102_study/data.py", "a") as file: file.write("\nfrom .resnet import train\n")
+    with open(whole / "flowers102_study/core/settings.py", "a") as file: file.write("\nfrom .launch import Job\n")
     found = house.upward_imports(whole)
     assert "core.metrics imports resnet" in found and "data imports resnet" in found
     assert "core.settings imports itself in a circle" in found

@@ -98,6 +98,6 @@ if accelerator.is_main_process: torch.save(grads, sys.argv[1])
 
 def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
     (tmp_path / "lane.json").write_text("[]")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--no_python", sys.executable, "-c", CHILD, str(tmp_path / "lane.json")]
-    told = subprocess.run(command, env=os.environ | {"FLOWERS102_WORLD": "2"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--no_python", sys.executable, "-c", CHILD, str(tmp_path / "lane.json"), "2"]
+    told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode and "2 processes were asked for, and 1 started" in told.stderr

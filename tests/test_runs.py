@@ -72,10 +72,10 @@ def test_reruns_what_a_change_touches_and_no_more(tmp_path):
     again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     third = stamps(study)
     assert changed(second, third) == {"08_resnet.ipynb", "resnet50"}
-    again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=5")
+    again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=7")
     assert changed(third, stamps(study)) == {"data", "00_data.ipynb", "08_resnet.ipynb", "resnet50"}
     (study / "runs/smoke/arms/resnet50/predictions.parquet").write_bytes(b"spoilt")
-    told = again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=5").stdout
+    told = again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=7").stdout
     assert "00_data: done before" in told and "08_resnet: done in" in told
 
 

@@ -67,13 +67,15 @@ def content_sum(path: Path) -> str: # of what two equal runs share
     if path.name != "result.json": return sha256(path)
     return digest({k: v for k, v in json.loads(path.read_text()).items() if k != "measured"})
 
-# %% ../../nbs/core/records.ipynb #fb4a5f29
+# %% ../../nbs/core/records.ipynb #031d42b2
 def seal(
     folder: Path, # finished
     key: str = "", # what it was made from; a folder with another key is not the one that is wanted
+    leave: tuple = (), # names at its top that do not belong to the result
 ) -> dict: # the manifest
     "Write a folder's manifest: from here on it counts as done."
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith(".tmp"))
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith(".tmp")
+                   and p.relative_to(folder).parts[0] not in leave)
     names = [p.relative_to(folder).as_posix() for p in files]
     manifest = {
         "key": key,
