@@ -8,7 +8,7 @@ __all__ = ['POCKET', 'build_model', 'hub_config', 'count_parameters', 'wrap', 't
            'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'class_count',
            'confusions']
 
-# %% ../nbs/08_resnet.ipynb #bc1341a7
+# %% ../nbs/08_resnet.ipynb #de3a860f
 import io
 import json
 import math
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.launch import Job, devices, progress
+from .core.launch import Job, devices, join_processes, progress
 from .core.metrics import score_predictions
 from .core.records import Meter, read_checkpoint, sealed, write_checkpoint, write_json, write_predictions, write_result
 from .core.settings import Run, SettingsError, one_of
@@ -65,7 +65,7 @@ def count_parameters(
     import torch
     with torch.device("meta"): return sum(p.numel() for p in build_model(block, names, weights=False).parameters())
 
-# %% ../nbs/08_resnet.ipynb #1d4130ab
+# %% ../nbs/08_resnet.ipynb #5bf4979d
 def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     "Put a model on its devices, in the way that the launcher chose, and give it an optimizer."
     import torch
@@ -75,16 +75,18 @@ def wrap(accelerator, model, block: dict): # (model, torch optimizer)
         groups = [{"params": [p for p in trained if p.ndim > 1]}, {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.}]
         return torch.optim.AdamW(groups, lr=block["rate"], weight_decay=block["decay"])
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1: model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.device.type == "cpu":
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    model = model.to(accelerator.device, memory_format=torch.contiguous_format if sharded else torch.channels_last) # FSDP2 shards contiguous weights only
+    if sharded and accelerator.device.type == "cpu":
         torch.distributed.fsdp.fully_shard(model) # accelerate itself shards on GPUs only
         return model, optimizer()
     model, prepared = accelerator.prepare(model, optimizer())
     return model, prepared.optimizer
 
-# %% ../nbs/08_resnet.ipynb #65bfae75
+# %% ../nbs/08_resnet.ipynb #5a8b1998
 def tensors(model) -> list:
     "List what a model consists of: parameters, then buffers."
+    if hasattr(model, "reshard"): model.reshard() # FSDP2 leaves the weights gathered after a forward pass without gradients
     return [*model.parameters(), *model.buffers()]
 
 
@@ -226,7 +228,7 @@ def passes(
     epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
     return epochs, max(1, epochs // 20)
 
-# %% ../nbs/08_resnet.ipynb #15d875f8
+# %% ../nbs/08_resnet.ipynb #920a1425
 def train(
     spec: dict, # {"seed", "resnet": the profile's block, with this arm's mode}
     inputs: list, # [the run's data]
@@ -234,10 +236,9 @@ def train(
 ):
     "Train one arm and record its predictions. A job."
     import torch
-    from accelerate import Accelerator
     from accelerate.utils import set_seed
     block, source = spec["resnet"], inputs[0]
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    accelerator = join_processes()
     if accelerator.num_processes > block["batch"]: raise SettingsError("resnet.batch must be at least the number of processes")
     set_seed(spec["seed"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHILD', 'WORKING', 'Job', 'devices', 'processes', 'lanes', 'command', 'accelerate_config', 'nodes', 'environment',
-           'child', 'with_parent', 'finish', 'take_place', 'prepare', 'progress', 'bar', 'Board', 'clock', 'alone',
-           'run_jobs', 'work_off', 'check_inputs', 'start_lane', 'wait', 'stop']
+           'child', 'with_parent', 'finish', 'take_place', 'prepare', 'join_processes', 'progress', 'bar', 'Board',
+           'clock', 'alone', 'run_jobs', 'work_off', 'check_inputs', 'start_lane', 'wait', 'stop']
 
 # %% ../../nbs/core/launch.ipynb #33bf0c19
 import ctypes
@@ -178,6 +178,16 @@ def prepare(
         folder.mkdir(parents=True)
         write_json(mark, {"key": key, "target": job.target, "spec": job.spec})
     return True
+
+# %% ../../nbs/core/launch.ipynb #c21fdb61
+def join_processes(): # an Accelerator: bf16 on GPUs, float32 on CPUs
+    "Join this job's processes; raise RuntimeError where they are not as many as were started."
+    import torch
+    from accelerate import Accelerator
+    gpu = torch.cuda.is_available()
+    accelerator, started = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no"), int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started: raise RuntimeError(f"{started} processes were started, and accelerate joins {accelerator.num_processes}")
+    return accelerator
 
 # %% ../../nbs/core/launch.ipynb #f81a6bba
 def progress(
