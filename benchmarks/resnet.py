@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from flowers102_study.core.settings import read_profile
 from flowers102_study.core.views import normalised, training_batch
-from flowers102_study.resnet import build_model
+from flowers102_study.resnet import build_model, tensors, train_epoch, wrap
 
 
 def step(model, optimizer, pictures, targets):
@@ -46,21 +46,23 @@ def layouts(repeats: int):
                       "equal": equal, "n": repeats, "note": f"median {ours * 1000:.0f} ms against {peer * 1000:.0f} ms for {block['batch']} pictures"}))
 
 
-def resident(repeats: int, batch: int = 256):
-    block = read_profile("paper")["resnet"] | {"model": "microsoft/resnet-50", "mode": "basic"}
+def resident(batches: int, batch: int = 256):
+    from flowers102_study.core.launch import join_processes
+    block = read_profile("paper")["resnet"] | {"mode": "basic", "batch": batch}
     torch.backends.cudnn.benchmark = True
-    model = build_model(block, [str(i) for i in range(102)], weights=False).cuda().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    pixels, labels = torch.randint(0, 256, (4096, 448, 448, 3), dtype=torch.uint8, device="cuda"), torch.randint(0, 102, (4096,), device="cuda")
-    rng, start = np.random.default_rng(0), None
-    for i in range(repeats + 10):
-        if i == 10: torch.cuda.synchronize(); start = time.perf_counter()
-        pictures, targets = training_batch(pixels, labels, rng.integers(0, 4096, batch), 102, block, 0, i)
-        with torch.autocast("cuda", torch.bfloat16): loss = step(model, optimizer, pictures, targets)
-    torch.cuda.synchronize()
-    rate = repeats * batch / (time.perf_counter() - start)
-    print(json.dumps({"name": "ResNet50 training, 224 px, bf16, channels last, data on the device", "ratio": round(rate / 3000, 2), "goal": 1.0, "equal": bool(loss.isfinite()),
-                      "n": repeats, "note": f"{rate:.0f} images/s on {torch.cuda.get_device_name()}, peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB; ratio to 3,000 images/s"}))
+    accelerator, names = join_processes(), [str(i) for i in range(102)]
+    model, optimizer = wrap(accelerator, build_model(block, names, weights=False), block)
+    average = [t.detach().clone() for t in tensors(model)]
+    pixels = torch.randint(0, 256, (4096, 448, 448, 3), dtype=torch.uint8, device="cuda")
+    labels, rng = torch.randint(0, 102, (4096,), device="cuda"), np.random.default_rng(0)
+    make = lambda rows: training_batch(pixels, labels, rows, 102, block, 0, 0)
+    epoch = lambda n: train_epoch(accelerator, model, optimizer, average, [rng.integers(0, 4096, batch) for _ in range(n)], make, 0, 1, block)
+    epoch(10) # warm-up
+    start = time.perf_counter()
+    loss = epoch(batches) # ends by reading the loss, so the device is done
+    rate = batches * batch / (time.perf_counter() - start)
+    print(json.dumps({"name": "ResNet50 training, 224 px, bf16, channels last, data on the device; goal in images/s", "ratio": round(rate), "goal": 3000,
+                      "equal": bool(np.isfinite(loss)), "n": batches, "note": f"no peer: {rate:.0f} images/s on {torch.cuda.get_device_name()}, peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"}))
 
 
 if __name__ == "__main__":

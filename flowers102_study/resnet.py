@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['POCKET', 'build_model', 'hub_config', 'count_parameters', 'wrap', 'tensors', 'follow', 'wearing', 'rate_at',
            'train_epoch', 'predict', 'whole', 'put_back', 'save_state', 'load_state', 'load_split', 'epoch_batches',
-           'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'class_count',
-           'confusions']
+           'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'confusions']
 
-# %% ../nbs/08_resnet.ipynb #de3a860f
+# %% ../nbs/08_resnet.ipynb #3184eba1
 import io
 import json
 import math
@@ -18,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.launch import Job, devices, join_processes, progress
+from .core.launch import Job, devices, join_processes, processes, progress
 from .core.metrics import score_predictions
-from .core.records import Meter, read_checkpoint, sealed, write_checkpoint, write_json, write_predictions, write_result
-from .core.settings import Run, SettingsError, one_of
+from .core.records import Meter, read_checkpoint, write_checkpoint, write_json, write_predictions, write_result
+from .core.settings import Run, SettingsError, one_of, require
 from .core.views import MODES, normalised, resized, to_input, training_batch
-from .core.sources import oxford_names
-from .data import picture_count, read_index, read_pixels, read_report
+from .core.sources import listing_sum
+from .data import audit_job, data_job, expected, read_audit, read_index, read_pixels, read_report
 
-# %% ../nbs/08_resnet.ipynb #d5c1a9ce
+# %% ../nbs/08_resnet.ipynb #34025ad8
 POCKET = {"embedding_size": 32, "hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 
 
@@ -41,11 +40,13 @@ def build_model(
     if block["model"] == "pocket": model = ResNetForImageClassification(ResNetConfig(**POCKET, **labels))
     elif not weights: model = ResNetForImageClassification(hub_config(block, labels))
     else:
-        try: model = ResNetForImageClassification.from_pretrained(block["model"], revision=block["revision"] or None, use_safetensors=True,
-                                                                  ignore_mismatched_sizes=True, **labels)
+        try: model, told = ResNetForImageClassification.from_pretrained(block["model"], revision=block["revision"] or None, use_safetensors=True,
+                                                                        ignore_mismatched_sizes=True, output_loading_info=True, **labels)
         except (OSError, ValueError) as error:
             raise SettingsError(f"could not load {block['model']!r} ({str(error).splitlines()[0]}). Is it spelled right, is the Hub reachable, "
                                 "and does it hold safetensors? A folder written by save_pretrained works too.") from error
+        absent = sorted(name for name in told["missing_keys"] if not name.startswith("classifier"))
+        require(not absent, f"{block['model']!r} is not a ResNet's weights: {len(absent)} are missing, {absent[:3]} among them")
     if block["frozen"]: model.resnet.requires_grad_(False)
     return model
 
@@ -83,7 +84,7 @@ def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     model, prepared = accelerator.prepare(model, optimizer())
     return model, prepared.optimizer
 
-# %% ../nbs/08_resnet.ipynb #5a8b1998
+# %% ../nbs/08_resnet.ipynb #7087865e
 def tensors(model) -> list:
     "List what a model consists of: parameters, then buffers."
     if hasattr(model, "reshard"): model.reshard() # FSDP2 leaves the weights gathered after a forward pass without gradients
@@ -94,9 +95,11 @@ def follow(average: list, model, decay: float):
     "Move an average of the weights a step towards the model."
     import torch
     with torch.no_grad():
-        for mean, now in zip(average, tensors(model)):
-            if mean.dtype.is_floating_point: mean.lerp_(now, 1 - decay)
-            else: mean.copy_(now)
+        pairs = list(zip(average, tensors(model)))
+        real = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        torch._foreach_lerp_([mean for mean, _ in real], [now for _, now in real], 1 - decay)
+        for mean, now in pairs:
+            if not mean.dtype.is_floating_point: mean.copy_(now) # batches counted
 
 
 @contextmanager
@@ -112,7 +115,7 @@ def wearing(model, values: list):
     try: yield model
     finally: put(own)
 
-# %% ../nbs/08_resnet.ipynb #f1c8bec8
+# %% ../nbs/08_resnet.ipynb #b519fab3
 def rate_at(
     step: int, # from 0
     steps: int, # in all
@@ -142,9 +145,12 @@ def train_epoch(accelerator, model, optimizer, average: list, batches: list, mak
         optimizer.zero_grad(set_to_none=True)
         follow(average, model, min(block["average"], (1 + step) / (10 + step)))
         total += loss.detach()
-    for buffer in model.buffers():
-        if world > 1: torch.distributed.broadcast(buffer, 0)
-    return float(accelerator.reduce(total, "sum")) / len(batches)
+    if world > 1: # batch statistics, and their averages: the first process's for all
+        buffers = list(model.buffers())
+        for buffer in [*buffers, *average[len(average) - len(buffers):]]: torch.distributed.broadcast(buffer, 0)
+    mean = float(accelerator.reduce(total, "sum")) / len(batches)
+    require(math.isfinite(mean), f"the loss of epoch {epoch + 1} is {mean}: a smaller resnet.rate may help")
+    return mean
 
 # %% ../nbs/08_resnet.ipynb #4ed98d40
 def predict(accelerator, model, pixels, size: int) -> np.ndarray: # (n, classes) float32
@@ -228,7 +234,7 @@ def passes(
     epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
     return epochs, max(1, epochs // 20)
 
-# %% ../nbs/08_resnet.ipynb #920a1425
+# %% ../nbs/08_resnet.ipynb #ee238e41
 def train(
     spec: dict, # {"seed", "resnet": the profile's block, with this arm's mode}
     inputs: list, # [the run's data]
@@ -241,7 +247,7 @@ def train(
     accelerator = join_processes()
     if accelerator.num_processes > block["batch"]: raise SettingsError("resnet.batch must be at least the number of processes")
     set_seed(spec["seed"])
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = True # fast, and so not the same to the last bit on a GPU
     names = read_report(source)["classes"]
     parts = {s: load_split(source, s, accelerator.device) for s in ("train", "validation", "test")}
     model, optimizer = wrap(accelerator, build_model(block, names), block)
@@ -282,18 +288,19 @@ def preferred(entry: dict) -> tuple:
     "Rank an epoch: by validation accuracy, then by validation loss."
     return entry["validation"], -entry["validation_loss"]
 
-# %% ../nbs/08_resnet.ipynb #e92ad6da
+# %% ../nbs/08_resnet.ipynb #67500097
 def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, world_size: int):
     "Write an arm's predictions, history and result."
     index = {s: read_index(source, s) for s in found}
     join = lambda column: np.concatenate([index[s][column].to_numpy() for s in found])
     log_probs = np.concatenate(list(found.values()))
     split = np.concatenate([np.full(len(index[s]), s) for s in found])
+    require(bool(np.isfinite(log_probs).all()), "the network's log-probabilities are not finite")
     write_predictions(folder, dict(image_id=join("image_id"), split=split, label=join("label"), prediction=log_probs.argmax(1), log_probs=log_probs))
     write_json(folder / "history.json", state["history"])
     truth, report = index["test"].label.to_numpy(), read_report(source)
     chosen = max(state["history"], key=preferred)
-    rerun = {"settings": spec, "data": json.loads((source / "manifest.json").read_text())["fingerprint"], "origin": report["origin"],
+    rerun = {"settings": spec | {"data": report["settings"]}, "data": json.loads((source / "manifest.json").read_text())["fingerprint"], "origin": report["origin"],
              "split": report["split"], "model": spec["resnet"]["model"], "revision": spec["resnet"]["revision"], "seed": spec["seed"],
              "world_size": world_size, "epoch": chosen["epoch"], "validation": chosen["validation"]}
     write_result(folder, score_predictions(truth, found["test"].argmax(1), found["test"]), rerun, state["measured"])
@@ -308,17 +315,24 @@ def save_model(folder: Path, block: dict, names: list, state: dict):
     size = {"height": block["size"], "width": block["size"]}
     ViTImageProcessor(size=size, resample=3, image_mean=[.485, .456, .406], image_std=[.229, .224, .225]).save_pretrained(folder)
 
-# %% ../nbs/08_resnet.ipynb #04df7571
+# %% ../nbs/08_resnet.ipynb #b226f4c7
 def arm_specs(run: Run) -> dict: # {arm: spec}
     "Name the arms of this stage, with their settings."
     block = {k: v for k, v in run.resnet.items() if k != "compare"}
     modes = {"resnet50": block["mode"]} | {f"resnet50.{m}": m for m in run.resnet["compare"] if m != block["mode"]}
-    return {arm: {"seed": run.settings["seed"], "resnet": block | {"mode": one_of(m, MODES, "augmentation mode")}} for arm, m in modes.items()}
+    for mode in modes.values(): one_of(mode, MODES, "augmentation mode")
+    require(min(block["epochs"], block["batch"], block["size"] // 8) >= 1, "resnet.epochs and resnet.batch must be at least 1, resnet.size at least 8")
+    require(min(block["mixup"], block["cutmix"], block["rate"]) > 0, "resnet.mixup, resnet.cutmix and resnet.rate must be above 0")
+    require(all(0 <= block[k] < 1 for k in ("warmup", "smoothing", "average")), "resnet.warmup, smoothing and average are shares: from 0 to below 1")
+    alphas = {"mixup": ["mixup"], "cutmix": ["cutmix"], "mixcut": ["mixup", "cutmix"]} # what a mode does not use must not retrain it
+    used = lambda mode: {k: v for k, v in block.items() if k not in ("mixup", "cutmix") or k in alphas.get(mode, [])}
+    extra = {"weights": listing_sum(block["model"])}
+    return {arm: {"seed": run.settings["seed"], "resnet": used(mode) | {"mode": mode}} | extra for arm, mode in modes.items()}
 
 
 def jobs(run: Run) -> list:
     "List this stage's jobs, for the notebook to run and for the plan to show."
-    return [Job("flowers102_study.resnet:train", run.arm(arm), spec, (run.data_folder,)) for arm, spec in arm_specs(run).items()]
+    return [Job("flowers102_study.resnet:train", run.arm(arm), spec, (data_job(run),)) for arm, spec in arm_specs(run).items()]
 
 
 def needs(
@@ -329,22 +343,18 @@ def needs(
     import torch
     block, sizes = job.spec["resnet"], []
     with torch.device("meta"):
-        model = build_model(block, [str(i) for i in range(class_count(run))], weights=False)
+        model = build_model(block, [str(i) for i in range(expected(run)[1] or 1000)], weights=False)
         for part in model.modules():
             if not list(part.children()): part.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
         model(torch.empty(1, 3, block["size"], block["size"]))
     parameters = sum(p.numel() for p in model.parameters())
-    stored = 3 * run.data["size"] ** 2 * picture_count(run)
+    stored = 3 * run.data["size"] ** 2 * expected(run)[0]
     state = parameters * 4 * 6 # weights, gradients, two moments, the average, the best
-    working = state + stored + sum(sizes) * 2 * block["batch"] * 2 # outputs and their gradients, in bf16
+    number = 2 if devices() else 4 # bytes: bf16 on GPUs
+    working = state + stored + sum(sizes) * 2 * block["batch"] * number / processes(run) # outputs and their gradients
+    libraries = 6e8 # what Python with torch and transformers takes before it does anything
     return {"model": block["model"], "revision": block["revision"], "parameters": parameters,
-            "disk": parameters * 4 * 6, "host": stored + state if devices() else working, "gpu": working}
-
-
-def class_count(run: Run) -> int:
-    "Return how many classes a run has; before its data are prepared, how many it expects."
-    if sealed(run.data_folder): return len(read_report(run.data_folder)["classes"])
-    return run.data["species"] if run.drawn else len(oxford_names())
+            "disk": parameters * 4 * 6 * 2, "host": processes(run) * (libraries + (stored + state if devices() else working)), "gpu": working}
 
 # %% ../nbs/08_resnet.ipynb #df1bc2f9
 def confusions(

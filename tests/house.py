@@ -57,16 +57,14 @@ def numbers(text: str) -> set:
 
 
 def told_numbers(root: Path) -> set:
-    "Every decimal that the committed results can stand behind: values and interval ends in percent, and the original's own."
+    "Every decimal that a committed score can stand behind: its value and the ends of its interval in percent; and the original's."
     found = set()
-    def walk(value):
-        if isinstance(value, dict): [walk(v) for v in value.values()]
-        elif isinstance(value, list): [walk(v) for v in value]
-        elif isinstance(value, float): found.add(f"{100 * value:.1f}")
-        elif isinstance(value, str): found.update(numbers(value))
-    for path in (root / "report" / "results").rglob("*.json"): walk(json.loads(path.read_text()))
+    for path in (root / "report" / "results").glob("*/*.json"):
+        result = json.loads(path.read_text())
+        for score in (result.get("scores") or {}).values(): found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
     original = json.loads((root / "report" / "results" / "original.json").read_text())
     from flowers102_study.core.metrics import wilson
+    found |= {number for arm in original["arms"] for number in numbers(arm["reported"])}
     for arm in original["arms"]: found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
     return found
 

@@ -22,8 +22,13 @@ OVERRIDES = {"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"]
 def weights(run) -> str: return sha256(run.arm("resnet50") / "model" / "model.safetensors")
 
 
-def killed(run, after_checkpoint: bool, rng: random.Random) -> tuple: # (seconds until the kill, checkpoints there were)
-    "Start the training job and kill it, at once or some time after its first checkpoint."
+def epochs_said(run) -> list: # of all lives of the job, in order
+    lines = [line for log in ("kill", "resnet") if (run.logs / f"{log}.log").exists() for line in (run.logs / f"{log}.log").read_text().splitlines()]
+    return [int(line.split(" | ")[1].split("/")[0]) for line in lines if line.startswith("» resnet50")]
+
+
+def killed(run, after_checkpoint: bool, first: float, rng: random.Random) -> tuple: # (seconds until the kill, checkpoints there were)
+    "Start the training job and kill it, before its first checkpoint (about `first` seconds) or some time after it."
     job, = resnet.jobs(run)
     prepare(job)
     run.logs.mkdir(parents=True, exist_ok=True)
@@ -33,10 +38,10 @@ def killed(run, after_checkpoint: bool, rng: random.Random) -> tuple: # (seconds
         if after_checkpoint:
             while not checkpoints() and child.poll() is None: time.sleep(.01)
             time.sleep(rng.uniform(0, 1.5))
-        else: time.sleep(rng.uniform(0, 6))
+        else: time.sleep(rng.uniform(.3, .95) * first)
+        os.killpg(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL, "the job had ended before it was killed"
         there = checkpoints()
-        if child.poll() is None: os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
         child.reader.join(5)
     return time.time() - started, there
 
@@ -49,11 +54,15 @@ def main(times: int, seed: int = 0):
     run = open_run("smoke", "kill", overrides=OVERRIDES)
     run_jobs(run, data.jobs(run), "data")
     run_jobs(run, resnet.jobs(run), "resnet")
-    expected = weights(run)
+    expected, first = weights(run), 4.
     for number in range(times):
-        shutil.rmtree(run.folder / "arms")
-        seconds, there = killed(run, number % 2 == 0, rng)
+        for old in (run.folder / "arms", run.logs): shutil.rmtree(old)
+        seconds, there = killed(run, number % 2 == 0, first, rng)
+        newest = max(epochs_said(run), default=0)
+        (run.logs / "kill.log").unlink()
         run_jobs(run, resnet.jobs(run), "resnet")
+        if there: assert min(epochs_said(run)) >= max(2, newest), "it began anew instead of going on" # a checkpoint is written just before its epoch is said
+        if number % 2 == 0: assert there
         same = weights(run) == expected
         print(f"kill {number + 1}: after {seconds:.1f} s, {there} checkpoint(s) there: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True)
         assert same

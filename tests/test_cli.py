@@ -15,7 +15,12 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
     (["run", "--set", "resnet.epochs=many"], "resnet.epochs must be a int"),
     (["run", "--set", "resnet.epochs"], "KEY=VALUE"),
     (["run", "--data", "no/such/folder"], "no folder at"),
+    (["run", "--data", "drwn"], "did you mean 'drawn'?"),
     (["run", "--name", "../elsewhere"], "a run's name"),
+    (["run", "--set", "resnet.mode=mixcat"], "unknown augmentation mode 'mixcat'; did you mean 'mixcut'?"),
+    (["run", "--set", "data.unreadable=refus"], "did you mean 'refuse'?"),
+    (["run", "--set", "resnet.mixup=0.0"], "must be above 0"),
+    (["run", "--set", "resnet.epochs=0"], "must be at least 1"),
     (["run", "--profil", "smoke"], "--profile"),
     (["rum"], "run"),
     (["results", "--name", "pockets"], "no run yet"),
@@ -27,7 +32,7 @@ def test_refuses_and_names_the_nearest(study, words, told):
 
 
 def test_refusing_imports_nothing_heavy():
-    code = f"import sys, flowers102_study.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
 

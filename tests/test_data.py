@@ -15,7 +15,7 @@ from conftest import PHOTOS
 from flowers102_study.core import sources
 from flowers102_study.core.records import seal
 from flowers102_study.core.settings import SettingsError, read_profile
-from flowers102_study.data import prepare_data, read_index, read_pixels, read_report
+from flowers102_study.data import audit, prepare_data, read_audit, read_index, read_pixels, read_report
 from PIL import Image
 from scipy.io import savemat
 
@@ -140,6 +140,16 @@ def test_the_hubs_layout(tmp_path, labels):
     assert sorted(report["classes"]) == ["daisy", "rose"] and report["counts"]["test"] == 6 and sum(report["counts"].values()) == 26
 
 
+def test_rows_without_picture_or_label_are_said(tmp_path):
+    import datasets
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["rose", "daisy"])})
+    rows = {"image": [{"bytes": encoded(picture(i)), "path": None} for i in range(20)] + [None], "label": [i % 2 for i in range(19)] + [-1, 0]}
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "hub/train.parquet")
+    report = prepared(tmp_path / "data", f"hub:{tmp_path / 'hub'}")
+    assert sum(report["counts"].values()) == 19 and report["notes"] == ["2 rows without a picture or a label were passed over."]
+
+
 def test_the_hub_without_labels_or_network(tmp_path, monkeypatch):
     import datasets
     (tmp_path / "hub").mkdir()
@@ -189,9 +199,13 @@ def test_a_planted_duplicate_is_found(tmp_path):
                 picture(first + 200 * c + i).save(path)
     ImageOps.mirror(picture(3, (90, 70))).save(tmp_path / "own/test/c1/again.png") # train/c0/3.png, larger and mirrored
     report = prepared(tmp_path / "data", tmp_path / "own")
-    assert report["audit"] == {"bits": 6, "pairs": 1, "test": 1, "validation": 0}
-    import pandas as pd
-    pair = pd.read_parquet(tmp_path / "data/audit.parquet").iloc[0]
+    assert sum(report["counts"].values()) == 37
+    (tmp_path / "audit").mkdir()
+    audit({"near": 6}, [tmp_path / "data"], tmp_path / "audit")
+    seal(tmp_path / "audit")
+    pairs, sums = read_audit(tmp_path / "audit")
+    assert sums == {"bits": 6, "pairs": 1, "test": 1, "validation": 0}
+    pair = pairs.iloc[0]
     assert (pair.image_id, pair.train_id, bool(pair.flipped)) == ("test/c1/again.png", "train/c0/3.png", True)
 
 

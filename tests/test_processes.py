@@ -61,12 +61,13 @@ def test_batch_statistics_differ_between_processes(trained):
     assert np.allclose(two, sharded, rtol=.02) # sharded weights have another memory layout; Adam's first steps magnify rounding
 
 
-def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+@pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp2"])
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, sharded):
     script = tmp_path / "gradients.py"
     script.write_text("""
 import sys, torch
-from flowers102_study.core.launch import join_processes
-from flowers102_study.resnet import train_epoch, wrap
+from flowers102_study.core.launch import join_processes, leave_together
+from flowers102_study.resnet import train_epoch, whole, wrap
 accelerator = join_processes()
 torch.manual_seed(0)
 class Net(torch.nn.Module): # keeps no batch statistics
@@ -80,20 +81,34 @@ model, optimizer = wrap(accelerator, Net(), block)
 grads = {}
 class Peek:
     param_groups = optimizer.param_groups
-    def step(self): grads.update({n.removeprefix('module.'): p.grad.clone() for n, p in model.named_parameters()})
+    def step(self): grads.update({n.removeprefix('module.'): whole(p.grad) for n, p in model.named_parameters()})
     def zero_grad(self, set_to_none): pass
 make = lambda rows: (pictures[rows], targets[rows])
 import numpy as np
 train_epoch(accelerator, model, Peek(), [], [np.arange(13)], make, 0, 1, block) # 13 does not divide by two
 if accelerator.is_main_process: torch.save(grads, sys.argv[1])
+leave_together()
 """)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, tmp_path / "one.pt"], check=True, env=environment, capture_output=True)
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path / "two.pt"], check=True, env=environment, capture_output=True)
+    def start(*words, sharded="false"):
+        told = subprocess.run([sys.executable, *map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": sharded}, capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-6000:]
+    start(script, tmp_path / "one.pt")
+    start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path / "two.pt", sharded=sharded)
     import torch
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
     assert one.keys() == two.keys() and len(one) == 6
     for name in one: assert one[name].abs().max() > 0 and torch.allclose(one[name], two[name], atol=1e-6), name
+
+
+def test_what_is_saved_by_two_processes_is_what_was_scored(trained):
+    import torch
+    from transformers import AutoModelForImageClassification
+    from flowers102_study.core.views import normalised, to_input
+    run = trained[False, 2, "ddp"]
+    model = AutoModelForImageClassification.from_pretrained(run.arm("resnet50") / "model").eval()
+    table = pd.read_parquet(run.arm("resnet50") / "predictions.parquet").query("split == 'test'")
+    with torch.no_grad(): again = model(normalised(to_input(torch.from_numpy(np.array(data.read_pixels(run.data_folder, "test")))))).logits.log_softmax(1).numpy()
+    assert np.allclose(np.stack(table.log_probs), again, atol=1e-4)
 
 
 def test_asking_for_two_and_getting_one_is_an_error(tmp_path):

@@ -13,8 +13,11 @@ from conftest import call, copy_of_study
 ARMS = ("resnet50", "resnet50.mixcut")
 
 
-def stamps(folder: Path) -> dict: # of what each job and notebook has made
-    parts = [*folder.glob("runs/smoke/arms/*"), folder / "runs/smoke/data", *folder.glob("runs/smoke/notebooks/*.ipynb")]
+def stamps(folder: Path) -> dict: return stamps_of(folder / "runs/smoke")
+
+
+def stamps_of(run: Path) -> dict: # of what each job and notebook has made
+    parts = [*run.glob("arms/*"), run / "data", run / "audit", *run.glob("notebooks/*.ipynb")]
     return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts}
 
 
@@ -72,11 +75,15 @@ def test_reruns_what_a_change_touches_and_no_more(tmp_path):
     again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     third = stamps(study)
     assert changed(second, third) == {"08_resnet.ipynb", "resnet50"}
-    again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=7")
-    assert changed(third, stamps(study)) == {"data", "00_data.ipynb", "08_resnet.ipynb", "resnet50"}
+    one = ("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
+    again(*one, "--set", "data.near=7")
+    fourth = stamps(study)
+    assert changed(third, fourth) == {"audit", "00_data.ipynb", "08_resnet.ipynb"} # another threshold retrains nothing
     (study / "runs/smoke/arms/resnet50/predictions.parquet").write_bytes(b"spoilt")
-    told = again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1", "--set", "data.near=7").stdout
+    told = again(*one, "--set", "data.near=7").stdout
     assert "00_data: done before" in told and "08_resnet: done in" in told
+    told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *one, "--set", "data.size=16", check=False)
+    assert told.returncode == 1 and "made with other settings; first run: flowers102-study run data" in told.stderr # no arm on stale data
 
 
 def test_two_runs_are_the_same_bytes(smoke, tmp_path):
@@ -86,15 +93,14 @@ def test_two_runs_are_the_same_bytes(smoke, tmp_path):
     files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures") for p in sorted((root / part).rglob("*"))
                           if p.is_file() and p.name != "manifest.json"}
     one, two = files(smoke / "runs/smoke"), files(other / "runs/smoke")
-    figures_with_seconds = {name for name in one if one[name] != two.get(name)}
-    assert one.keys() == two.keys() and not figures_with_seconds
+    assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
 
 
 def test_publishes_a_finished_run_only(tmp_path):
     study = copy_of_study(tmp_path)
     call(study, "flowers102-study", "run", "data", "--profile", "smoke")
     told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
-    assert told.returncode == 2 and "08_resnet" in told.stderr and not (study / "figures").exists()
+    assert told.returncode == 2 and "is not finished (08_resnet)" in told.stderr and not (study / "figures").exists()
     call(study, "flowers102-study", "run", "--profile", "smoke")
     call(study, "flowers102-study", "publish", "--name", "smoke")
     assert (study / "figures/smoke/resnet_modes.svg").exists()
@@ -108,6 +114,19 @@ def test_plain_papermill(study):
     assert (study / "runs/smoke/arms/resnet50/result.json").exists()
     typo = call(study, "papermill", "nbs/00_data.ipynb", "out.ipynb", "-p", "profil", "smoke", check=False)
     assert typo.returncode and "did you mean 'profile'" in typo.stderr
+
+
+def test_own_pictures_and_what_changes_among_them(study):
+    from test_data import class_folders
+    class_folders(study / "my flowers", classes=3, each=12)
+    again = lambda *words: call(study, "flowers102-study", "run", "--profile", "smoke", "--data", "my flowers", *words)
+    again()
+    first = stamps_of(study / "runs/smoke-my-flowers")
+    (study / "my flowers/class 1/3.jpg").unlink()
+    again()
+    assert changed(first, stamps_of(study / "runs/smoke-my-flowers")) == {"data", "audit", "00_data.ipynb", "08_resnet.ipynb", *ARMS}
+    refused = call(study, "flowers102-study", "run", "--profile", "smoke", "--name", "smoke-my-flowers", check=False)
+    assert refused.returncode == 2 and "is of other pictures" in refused.stderr
 
 
 def test_failure_keeps_what_happened(study):
@@ -130,7 +149,7 @@ def children_of(name: str) -> list:
 
 def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
     study = copy_of_study(tmp_path)
-    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "--profile", "smoke", "--set", "resnet.epochs=6"]
+    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "--profile", "smoke"]
     process = subprocess.Popen(words, cwd=study, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.time() + 120
     while not list(study.glob("runs/smoke/arms/*.partial/checkpoints/*.sha256")):
@@ -142,6 +161,8 @@ def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
         assert time.time() < deadline, "a job outlived its notebook"
         time.sleep(.2)
     call(study, *["flowers102-study", *words[1:]])
-    whole = call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout
-    assert whole and (study / "runs/smoke/arms/resnet50/result.json").exists()
+    from flowers102_study.core.records import sha256
+    for arm in ARMS:
+        one, two = (root / "runs/smoke/arms" / arm / "model/model.safetensors" for root in (smoke, study))
+        assert sha256(one) == sha256(two)
     assert not list(study.glob("runs/smoke/arms/*.partial"))

@@ -13,7 +13,7 @@ import seaborn as sns
 
 from .records import write
 
-# %% ../../nbs/core/figures.ipynb #848d4fdd
+# %% ../../nbs/core/figures.ipynb #e3305d87
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#000000", "#F0E442"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2))]
@@ -25,7 +25,7 @@ def style():
     sns.set_theme(context="paper", style="ticks", palette=COLOURS, font="DejaVu Sans", rc={
         "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlelocation": "left",
         "axes.titlesize": 9, "axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-        "legend.frameon": False, "figure.dpi": 100, "figure.constrained_layout.use": True, "svg.hashsalt": "flowers102-study",
+        "legend.frameon": False, "figure.dpi": 75, "figure.constrained_layout.use": True, "svg.hashsalt": "flowers102-study",
         "svg.fonttype": "path", "image.interpolation": "nearest"})
 
 # %% ../../nbs/core/figures.ipynb #d7619a3b

@@ -25,7 +25,7 @@ def notebook_done(run: Run, path: Path) -> bool:
             and still([[run.folder / name, fingerprint] for name, fingerprint in record["reads"]])
             and all((run.folder / name).exists() for name in record["figures"]))
 
-# %% ../../nbs/core/notebooks.ipynb #74016166
+# %% ../../nbs/core/notebooks.ipynb #30adbd52
 KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"]} # one stream a cell, no chatter
 
 
@@ -39,7 +39,7 @@ def execute(
     working, final, record = run.notebooks / f".{path.name}", run.notebooks / path.name, run.notebooks / f"{path.stem}.json"
     reads = run.notebooks / f".{path.stem}.reads"
     key, started = notebook_key(run, path), time.time()
-    for old in (record, reads): old.unlink(missing_ok=True)
+    for old in (record, reads, *run.figures.glob(f"{path.stem.split('_', 1)[1]}_*")): old.unlink(missing_ok=True)
     os.environ[READS] = str(reads)
     try: papermill.execute_notebook(path, working, run.asked, kernel_name="python3", progress_bar=False, cwd=str(project_root()),
                                     **KERNEL)

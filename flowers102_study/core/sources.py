@@ -6,9 +6,9 @@
 __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAMES', 'LABELS', 'Unreadable', 'read_rgb',
            'on_white', 'squared', 'Picture', 'Collection', 'download_oxford', 'unpack', 'oxford_names',
            'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures', 'drawn_counts', 'draw_class',
-           'drawn_pictures', 'collect']
+           'drawn_pictures', 'collect', 'listing_sum']
 
-# %% ../../nbs/core/sources.ipynb #357867a4
+# %% ../../nbs/core/sources.ipynb #047c7eee
 import io
 import re
 import tarfile
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from .launch import progress
 from .pocket import draw, poses, species
-from .records import seal, sealed
+from .records import digest, seal, sealed
 from .settings import SettingsError, one_of, package_folder
 
 # %% ../../nbs/core/sources.ipynb #36a652e0
@@ -119,7 +119,7 @@ def unpack(archive: Path, folder: Path):
             if member.isfile() and re.fullmatch(r"(\./)?jpg/image_\d{5}\.jpg", member.name):
                 (folder / "jpg" / Path(member.name).name).write_bytes(tar.extractfile(member).read())
 
-# %% ../../nbs/core/sources.ipynb #f0d25f1c
+# %% ../../nbs/core/sources.ipynb #10a88be5
 OXFORD_SPLITS = { # Oxford's own lists: trnid 1,020, valid 1,020, tstid 6,149
     "study": {"tstid": "train", "trnid": "train", "valid": "test"},
     "official": {"trnid": "train", "valid": "validation", "tstid": "test"}}
@@ -147,7 +147,7 @@ def oxford_pictures(
     notes = []
     if len(there) < len(labels): notes.append(f"{len(labels) - len(there):,} of Oxford's {len(labels):,} pictures are not in this folder.")
     if absent := [n for n in names if n not in classes]: notes.append(f"{len(absent)} of {len(names)} classes have no picture here: {', '.join(absent)}.")
-    return Collection(pictures, {"source": "oxford", "split": split, "md5": SUMS}, notes=notes)
+    return Collection(pictures, {"source": "oxford", "folder": folder.name}, notes=notes)
 
 # %% ../../nbs/core/sources.ipynb #46c83e1a
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -180,7 +180,7 @@ def folder_pictures(
                             "make one folder a class, or Oxford's layout (jpg/, imagelabels.mat, setid.mat)")
     return Collection(pictures, {"source": "folder", "folder": folder.name}, notes=notes)
 
-# %% ../../nbs/core/sources.ipynb #5595a374
+# %% ../../nbs/core/sources.ipynb #8457c8b8
 LABELS = ("label", "labels", "class", "species", "category", "name", "target", "answer", "answers", "text")
 
 
@@ -213,15 +213,18 @@ def hub_pictures(
     except Exception as error: # the Hub's errors have many types
         raise SettingsError(f"could not load the data set {place!r} ({type(error).__name__}: {str(error).splitlines()[0]}). Is the name "
                             "right, are you logged in if it is gated, and does the subset after '#' exist?") from error
-    pictures = []
+    pictures, notes, odd = [], [], 0
     for split, part in loaded.items():
         image, label = hub_columns(part.features)
         feature = part.features[label]
         text = feature.int2str if isinstance(feature, datasets.ClassLabel) else (lambda value: str(value).strip().lower())
         for i, row in enumerate(part.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))):
+            if row[image] is None or row[label] in (None, "", -1): odd += 1; continue # -1: a label kept secret
             source = row[image]["bytes"] or Path(row[image]["path"])
             pictures.append(Picture(f"{split}/{i:06d}", text(row[label]), SPLIT_NAMES.get(split, "train"), source))
-    return Collection(pictures, {"source": "hub", "name": place if not Path(place).exists() else Path(place).name, "revision": revision, "subset": subset})
+    if odd: notes.append(f"{odd} rows without a picture or a label were passed over.")
+    if unknown := sorted(set(loaded) - set(SPLIT_NAMES)): notes.append(f"taken for train: {', '.join(unknown)}.")
+    return Collection(pictures, notes=notes, origin={"source": "hub", "name": place if not Path(place).exists() else Path(place).name, "revision": revision, "subset": subset})
 
 # %% ../../nbs/core/sources.ipynb #520a516c
 def drawn_counts(
@@ -253,7 +256,7 @@ def drawn_pictures(block: dict, seed: int, pool) -> Collection:
         if done % 10 == 0: progress("data", done, len(kinds), "species drawn")
     return Collection(pictures, {"source": "drawn", "seed": seed}, genus={k.name: k.genus for k in kinds})
 
-# %% ../../nbs/core/sources.ipynb #61278cb0
+# %% ../../nbs/core/sources.ipynb #d5a9df23
 def collect(
     block: dict, # the profile's `data` block
     seed: int, # of the drawing
@@ -266,6 +269,18 @@ def collect(
         raise SettingsError("data.split: 'official' is Oxford's own; other sources have 'study'")
     if source == "drawn": return drawn_pictures(block, seed, pool)
     if source.startswith("hub:"): return hub_pictures(source.removeprefix("hub:"))
-    folder = download_oxford(Path(pooch.os_cache("flowers102-study")) / "oxford") if source == "oxford" else Path(source)
-    if (folder / "imagelabels.mat").exists(): return oxford_pictures(folder, block["split"])
-    return folder_pictures(folder)
+    if source == "oxford":
+        found = oxford_pictures(download_oxford(Path(pooch.os_cache("flowers102-study")) / "oxford"), block["split"])
+        found.origin |= {"address": OXFORD, "md5": SUMS}
+        return found
+    return oxford_pictures(Path(source), block["split"]) if (Path(source) / "imagelabels.mat").exists() else folder_pictures(Path(source))
+
+
+def listing_sum(
+    source: str, # a data source, or a model; only a folder has a listing
+) -> str: # "", for what is no folder
+    "Sum the names, sizes and times of a folder's files: what changes when a picture is added, taken away or replaced."
+    folder = Path(source)
+    if not folder.is_absolute() or not folder.is_dir(): return ""
+    files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file())
+    return digest(files)

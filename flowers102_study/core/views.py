@@ -22,7 +22,7 @@ def keyed(
     "Draw numbers that depend on seed, epoch and index alone."
     return np.stack([np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, int(i), 0, 0])).random(count) for i in indices])
 
-# %% ../../nbs/core/views.ipynb #44b5ca8e
+# %% ../../nbs/core/views.ipynb #4eccec5e
 def to_input(
     pixels, # (n, h, w, 3) uint8 tensor
 ): # (n, 3, h, w) float in [0, 1]
@@ -47,6 +47,7 @@ def cropped(pictures, u, size: int):
     "Crop, stretch and mirror each picture by its own numbers u (n, at least 5)."
     import torch
     import torch.nn.functional as F
+    if pictures.shape[-1] > 1.2 * size: pictures = resized(pictures, round(1.15 * size)) # grid_sample does not smooth when it shrinks
     area, stretch = np.sqrt(.5 + .5 * u[:, 0]), np.exp(.4 * (u[:, 1] - .5))
     w, h = np.minimum(1, area * stretch), np.minimum(1, area / stretch)
     theta = np.zeros((len(u), 2, 3), np.float32)
@@ -55,50 +56,49 @@ def cropped(pictures, u, size: int):
     grid = F.affine_grid(torch.from_numpy(theta).to(pictures.device), (len(u), 3, size, size), align_corners=False)
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
-# %% ../../nbs/core/views.ipynb #e301d993
-def operations() -> list: # functions of (pictures in [0, 1], m in [-1, 1] of shape (n,))
-    "List RandAugment's operations, at the strength of magnitude 9 of 30."
+# %% ../../nbs/core/views.ipynb #a24616ce
+def operations() -> list: # functions of (pictures in [0, 1], direction -1. or 1. of shape (n,))
+    "List RandAugment's operations at magnitude 9 of 30, that is at 0.3 of each one's range."
     import torch
     from kornia import enhance, geometry
     pair = lambda x, y: torch.stack([x, y], 1)
-    side = lambda x: .3 * x.shape[-1] * .45
     border = {"padding_mode": "reflection", "align_corners": False}
-    return [lambda x, m: x,
-            lambda x, m: geometry.rotate(x, 15 * m, **border),
-            lambda x, m: geometry.shear(x, pair(.15 * m, 0 * m), **border),
-            lambda x, m: geometry.shear(x, pair(0 * m, .15 * m), **border),
-            lambda x, m: geometry.translate(x, pair(side(x) * m, 0 * m), **border),
-            lambda x, m: geometry.translate(x, pair(0 * m, side(x) * m), **border),
-            lambda x, m: (x * (1 + .4 * m).view(-1, 1, 1, 1)).clamp(0, 1),
-            lambda x, m: enhance.adjust_contrast_with_mean_subtraction(x, 1 + .4 * m),
-            lambda x, m: enhance.adjust_saturation(x, 1 + .4 * m),
-            lambda x, m: enhance.sharpness(x, .5 + .4 * m),
-            lambda x, m: enhance.posterize(x, (6 + m.round()).int()),
-            lambda x, m: enhance.solarize(x, .85 + .15 * m),
-            lambda x, m: enhance.equalize(x)]
+    return [lambda x, d: x,
+            lambda x, d: geometry.rotate(x, 9 * d, **border),
+            lambda x, d: geometry.shear(x, pair(.09 * d, 0 * d), **border),
+            lambda x, d: geometry.shear(x, pair(0 * d, .09 * d), **border),
+            lambda x, d: geometry.translate(x, pair(.135 * x.shape[-1] * d, 0 * d), **border),
+            lambda x, d: geometry.translate(x, pair(0 * d, .135 * x.shape[-1] * d), **border),
+            lambda x, d: (x * (1 + .27 * d).view(-1, 1, 1, 1)).clamp(0, 1),
+            lambda x, d: enhance.adjust_contrast_with_mean_subtraction(x, 1 + .27 * d),
+            lambda x, d: enhance.adjust_saturation(x, 1 + .27 * d),
+            lambda x, d: enhance.sharpness(x, 1 + .27 * d),
+            lambda x, d: enhance.posterize(x, torch.full_like(d, 7).int()),
+            lambda x, d: enhance.solarize(x, torch.full_like(d, .7)),
+            lambda x, d: enhance.equalize(x)]
 
 
 def rand_augment(pictures, u):
     "Apply two operations to each picture, by its own numbers u (n, 4)."
     import torch
     known = operations()
-    for which, strength in ((u[:, 0], u[:, 1]), (u[:, 2], u[:, 3])):
+    for which, way in ((u[:, 0], u[:, 1]), (u[:, 2], u[:, 3])):
         chosen = (which * len(known)).astype(int)
-        m = torch.from_numpy(2 * strength - 1).float().to(pictures.device)
+        direction = torch.from_numpy(np.where(way < .5, -1., 1.)).float().to(pictures.device)
         parts = torch.empty_like(pictures)
         for k in np.unique(chosen):
             at = torch.from_numpy(np.flatnonzero(chosen == k)).to(pictures.device)
-            parts[at] = known[k](pictures[at], m[at])
+            parts[at] = known[k](pictures[at], direction[at])
         pictures = parts
     return pictures
 
-# %% ../../nbs/core/views.ipynb #2c4a7013
+# %% ../../nbs/core/views.ipynb #2bef641c
 def mix(pictures, targets, others, other_targets, u, mode: str, block: dict):
     "Mix each picture with its partner by its own numbers u (n, 5)."
     import torch
     from scipy.special import betaincinv
     cut = (u[:, 0] < .5) if mode == "mixcut" else np.full(len(u), mode == "cutmix")
-    alpha = np.where(cut, block["cutmix"], block["mixup"])
+    alpha = np.where(cut, block.get("cutmix", 1.), block.get("mixup", 1.)) # a mode's settings hold only what it uses
     share = betaincinv(alpha, alpha, u[:, 1]) # the inverse of Beta's distribution function: the picture's own share
     size = pictures.shape[-1]
     side = np.sqrt(1 - share) * size
