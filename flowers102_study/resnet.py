@@ -84,7 +84,7 @@ def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     model, prepared = accelerator.prepare(model, optimizer())
     return model, prepared.optimizer
 
-# %% ../nbs/08_resnet.ipynb #7087865e
+# %% ../nbs/08_resnet.ipynb #f3f89b98
 def tensors(model) -> list:
     "List what a model consists of: parameters, then buffers."
     if hasattr(model, "reshard"): model.reshard() # FSDP2 leaves the weights gathered after a forward pass without gradients
@@ -96,8 +96,9 @@ def follow(average: list, model, decay: float):
     import torch
     with torch.no_grad():
         pairs = list(zip(average, tensors(model)))
-        real = [pair for pair in pairs if pair[0].dtype.is_floating_point]
-        torch._foreach_lerp_([mean for mean, _ in real], [now for _, now in real], 1 - decay)
+        for sharded in (True, False): # one fast call for each kind of tensor; PyTorch does not mix them
+            real = [pair for pair in pairs if pair[0].dtype.is_floating_point and hasattr(pair[0], "full_tensor") == sharded]
+            if real: torch._foreach_lerp_([mean for mean, _ in real], [now for _, now in real], 1 - decay)
         for mean, now in pairs:
             if not mean.dtype.is_floating_point: mean.copy_(now) # batches counted
 

@@ -52,7 +52,7 @@ def main(times: int, seed: int = 0):
     shutil.copy(Path(__file__).resolve().parents[1] / "settings.ini", root)
     os.chdir(root)
     run = open_run("smoke", "kill", overrides=OVERRIDES)
-    run_jobs(run, data.jobs(run), "data")
+    run_jobs(run, [data.data_job(run)], "data")
     run_jobs(run, resnet.jobs(run), "resnet")
     expected, first = weights(run), 4.
     for number in range(times):

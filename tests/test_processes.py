@@ -12,8 +12,10 @@ from flowers102_study.core.launch import CHILD, run_jobs
 from flowers102_study.core.records import seal, sealed
 from flowers102_study.core.settings import open_run
 
+pytestmark = pytest.mark.xdist_group("processes") # they share what was trained
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the same data
     from conftest import copy_of_study
     study, before, runs = copy_of_study(tmp_path_factory.mktemp("processes")), os.getcwd(), {}
@@ -22,7 +24,7 @@ def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the 
         for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"), (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
             run = open_run("smoke", f"{frozen}-{processes}-{config}", overrides={"resnet.frozen": frozen, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut",
                            "launch.processes": processes, "launch.config": config, "launch.lanes": 1})
-            run_jobs(run, data.jobs(run), "data")
+            run_jobs(run, [data.data_job(run)], "data")
             run_jobs(run, resnet.jobs(run), "resnet")
             runs[frozen, processes, config] = run
     finally: os.chdir(before)
@@ -66,15 +68,16 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, sharded):
     script = tmp_path / "gradients.py"
     script.write_text("""
 import sys, torch
+from transformers.modeling_outputs import ImageClassifierOutput
 from flowers102_study.core.launch import join_processes, leave_together
-from flowers102_study.resnet import train_epoch, whole, wrap
+from flowers102_study.resnet import tensors, train_epoch, whole, wrap
 accelerator = join_processes()
 torch.manual_seed(0)
 class Net(torch.nn.Module): # keeps no batch statistics
     def __init__(self):
         super().__init__()
         self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))
-    def forward(self, x): return type('Out', (), {'logits': self.body(x)})()
+    def forward(self, x): return ImageClassifierOutput(logits=self.body(x)) # FSDP2 looks for tensors in known containers only
 pictures, targets = torch.randn(13, 3, 8, 8), torch.eye(5)[torch.arange(13) % 5]
 block = {'rate': 0., 'decay': 0., 'warmup': 0., 'epochs': 1, 'frozen': False, 'smoothing': .1, 'average': 0.}
 model, optimizer = wrap(accelerator, Net(), block)
@@ -85,7 +88,7 @@ class Peek:
     def zero_grad(self, set_to_none): pass
 make = lambda rows: (pictures[rows], targets[rows])
 import numpy as np
-train_epoch(accelerator, model, Peek(), [], [np.arange(13)], make, 0, 1, block) # 13 does not divide by two
+train_epoch(accelerator, model, Peek(), [t.detach().clone() for t in tensors(model)], [np.arange(13)], make, 0, 1, block) # 13 does not divide by two
 if accelerator.is_main_process: torch.save(grads, sys.argv[1])
 leave_together()
 """)
