@@ -232,12 +232,12 @@ def publish_command(name: str = typer.Option("pocket", help="of the run")):
     write_json(records / "seconds.json", {path.stem: record["seconds"] for path, record in zip(stages().values(), shown_by)})
     print(f"published to {shown(figures)} and {shown(records)}")
 
-# %% ../nbs/cli.ipynb #203f08f5
+# %% ../nbs/cli.ipynb #40dc610c
 def execute_in_place(path: Path):
     "Execute a notebook with its default parameters and keep the outputs, without papermill's own metadata."
     import nbformat
     import papermill
-    working = path.with_name(f".{path.name}.tmp")
+    working = path.with_name(f".executing-{path.name}")
     try:
         papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False, cwd=str(project_root()), **KERNEL)
         book = nbformat.read(working, as_version=4)

@@ -7,12 +7,11 @@ __all__ = ['SHOWN', 'cut_from', 'cut_splits', 'phash', 'near_pairs', 'read_one',
            'check_cut', 'write_dataset', 'audit', 'hash_pairs', 'data_job', 'jobs', 'audit_job', 'expected', 'needs',
            'read_report', 'read_audit', 'read_index', 'read_pixels', 'neighbours', 'pair_pictures']
 
-# %% ../nbs/00_data.ipynb #774c56bc
+# %% ../nbs/00_data.ipynb #bfcb3e17
 import hashlib
 import io
 import json
 import os
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -155,12 +154,10 @@ def check_cut(pictures: list, cut: dict):
         raise SettingsError(f"too few pictures: {', '.join(few) or 'train'} would be {'empty' if few else 'of one class'}. "
                             "Give at least two classes, with three pictures of some of them (a dozen of each is a start).")
 
-# %% ../nbs/00_data.ipynb #1d25f29a
+# %% ../nbs/00_data.ipynb #faf80419
 def write_dataset(folder: Path, index, read: list, classes: list):
     "Write the pictures as a DatasetDict of PNGs and as one array of pixels a split."
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress") # tqdm would like ipywidgets; the study shows its own progress
-        import datasets
+    import datasets
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes), "image_id": datasets.Value("string")}
                                  | ({"genus": datasets.Value("string")} if index.genus.any() else {}))
     datasets.disable_progress_bars()

@@ -12,8 +12,6 @@ from flowers102_study.core.launch import CHILD, run_jobs
 from flowers102_study.core.records import seal, sealed
 from flowers102_study.core.settings import open_run
 
-pytestmark = pytest.mark.xdist_group("processes") # they share what was trained
-
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the same data

@@ -8,7 +8,7 @@ __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAME
            'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures', 'drawn_counts', 'draw_class',
            'drawn_pictures', 'collect', 'listing_sum']
 
-# %% ../../nbs/core/sources.ipynb #047c7eee
+# %% ../../nbs/core/sources.ipynb #58f7e068
 import io
 import re
 import tarfile
@@ -23,6 +23,8 @@ from .launch import progress
 from .pocket import draw, poses, species
 from .records import digest, seal, sealed
 from .settings import SettingsError, one_of, package_folder
+
+warnings.filterwarnings("ignore", message="IProgress") # tqdm, below other libraries, would like ipywidgets; the study shows its own progress
 
 # %% ../../nbs/core/sources.ipynb #36a652e0
 LARGEST = 100_000_000 # pixels; beyond this a picture is taken for a decompression bomb
