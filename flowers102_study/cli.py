@@ -30,7 +30,7 @@ from .core.settings import Run, SettingsError, one_of, open_run, project_root, s
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="How well do multimodal models recognise 102 kinds of flower?")
 
-# %% ../nbs/cli.ipynb #1236e7d1
+# %% ../nbs/cli.ipynb #ad3790f2
 def chosen_stages(
     asked: list, # names ("resnet"), numbers ("08") or stems ("08_resnet"); empty: all
 ) -> dict: # {name: notebook}, in the order of the study
@@ -38,6 +38,7 @@ def chosen_stages(
     known = stages()
     aliases = {alias: name for name, path in known.items() for alias in (name, path.stem, path.stem[:2])}
     for stage in asked:
+        if "=" in stage: raise SettingsError(f"{stage!r} is no stage; for several keys repeat the option: --set KEY=VALUE --set KEY=VALUE")
         if stage not in aliases: one_of(stage, known, "stage")
     wanted = {aliases[stage] for stage in asked} or set(known)
     return {name: path for name, path in known.items() if name in wanted}
@@ -137,7 +138,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #7f0e5e99
+# %% ../nbs/cli.ipynb #ab26b044
 def size(count: float) -> str: # "3.5 GB"
     "Write a number of bytes."
     for unit in ("B", "kB", "MB", "GB"):
@@ -181,7 +182,7 @@ def say_fit(run: Run, disk: float, most: dict, found: list):
     together = most["host"] * (1 if found else lanes(run))
     print(f"\nin all: disk {size(disk)} of {size(free)} free; host memory {size(together)} of {size(memory)}" + (f"; GPU memory {size(most['gpu'])}" if found else ""))
     for what, needed, there in (("disk", disk, free), ("host memory", together, memory), ("GPU memory", most["gpu"], min([d["bytes"] for d in found], default=0))):
-        if there and needed > there: print(f"warning: {what} may not be enough")
+        if there and needed > there: print(f"warning: {what} may not be enough; fewer jobs side by side (--set launch.lanes=1), a smaller batch or more GPUs need less")
 
 
 def shown_source(run: Run) -> str:

@@ -87,7 +87,7 @@ def fits(
     if isinstance(like, float): return type(value) in (int, float)
     return type(value) is type(like)
 
-# %% ../../nbs/core/settings.ipynb #6e11c9c7
+# %% ../../nbs/core/settings.ipynb #14c4f93f
 def set_key(
     settings: dict, # changed in place
     key: str, # dotted
@@ -96,8 +96,8 @@ def set_key(
 ):
     "Set one dotted key, or raise `SettingsError` for a key or a type that the schema does not have."
     if not fits(value, schema[one_of(key, schema, "profile key")]):
-        kind = type(schema[key]).__name__
-        raise SettingsError(f"{key} must be a {kind}, like {schema[key]!r}; got {value!r}")
+        kind = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list"}[type(schema[key])]
+        raise SettingsError(f"{key} must be {kind}, like {schema[key]!r}; got {value!r}")
     *blocks, last = key.split(".")
     for block in blocks: settings = settings.setdefault(block, {})
     settings[last] = value
@@ -159,7 +159,7 @@ class Run:
     def drawn(self) -> bool: # every figure and table of such a run says so
         return self.settings["data"]["source"] == "drawn"
 
-# %% ../../nbs/core/settings.ipynb #704c6dcc
+# %% ../../nbs/core/settings.ipynb #1d1e539d
 SOURCES = ("drawn", "oxford")
 
 
@@ -195,7 +195,10 @@ def data_source(
     source: str, # as it was asked for
 ) -> str: # the same; a folder with its whole path
     "Check a data source's form; raise `SettingsError` with the nearest one."
-    if source in SOURCES or source.startswith("hub:"): return source
+    if source in SOURCES: return source
+    if source.startswith("hub:"):
+        require("/" in source, f"data: hub: wants OWNER/NAME, with @REVISION and #SUBSET if need be; got {source!r}")
+        return source
     folder = Path(source).expanduser()
     folder = folder if folder.is_absolute() else next((p for p in (Path.cwd() / folder, project_root() / folder) if p.exists()), folder)
     if folder.is_dir(): return str(folder.resolve())

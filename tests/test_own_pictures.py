@@ -1,0 +1,16 @@
+"""A folder of one's own pictures, as somebody would use the study on it."""
+from conftest import call
+from test_data import class_folders
+from test_runs import ARMS, changed, stamps_of
+
+
+def test_own_pictures_and_what_changes_among_them(study):
+    class_folders(study / "my flowers", classes=3, each=12)
+    again = lambda *words: call(study, "flowers102-study", "run", "--profile", "smoke", "--data", "my flowers", *words)
+    again()
+    first = stamps_of(study / "runs/smoke-my-flowers")
+    (study / "my flowers/class 1/3.jpg").unlink()
+    again()
+    assert changed(first, stamps_of(study / "runs/smoke-my-flowers")) == {"data", "audit", "00_data.ipynb", "08_resnet.ipynb", *ARMS}
+    refused = call(study, "flowers102-study", "run", "--profile", "smoke", "--name", "smoke-my-flowers", check=False)
+    assert refused.returncode == 2 and "is of other pictures" in refused.stderr
