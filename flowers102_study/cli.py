@@ -81,7 +81,7 @@ def run_stage(run: Run, name: str, path: Path):
         stop.set()
         thread.join()
 
-# %% ../nbs/cli.ipynb #648f917d
+# %% ../nbs/cli.ipynb #3a3c71bd
 @app.command("run")
 def run_command(
     stage: list[str] = typer.Argument(None, help="stages to run; all without any"),
@@ -97,7 +97,7 @@ def run_command(
     if dry_run: return print_plan(run, chosen)
     with alone(run.folder, "notebooks"): run_stages(run, chosen)
 
-
+# %% ../nbs/cli.ipynb #005ca638
 def stage_module(stage: str):
     "Import a stage; none imports torch before it is needed."
     return importlib.import_module(f"flowers102_study.{stage}")
@@ -138,7 +138,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #ab26b044
+# %% ../nbs/cli.ipynb #5e4c6d8c
 def size(count: float) -> str: # "3.5 GB"
     "Write a number of bytes."
     for unit in ("B", "kB", "MB", "GB"):
@@ -166,7 +166,7 @@ def print_plan(run: Run, chosen: dict):
             most = {k: max(v, need[k]) for k, v in most.items()}
     say_fit(run, total, most, found)
 
-
+# %% ../nbs/cli.ipynb #e3c74cf1
 def lane_titles(run: Run, stage: str, jobs: list) -> list: # (title, number, single), as the notebooks start them
     "List the lanes of a stage: single jobs one after the other, the rest side by side."
     alone_ones = [(job.name, 0, True) for job in jobs if job.single]

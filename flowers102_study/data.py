@@ -198,7 +198,7 @@ def hash_pairs(index, within: int): # a DataFrame, one row a pair
     return pd.DataFrame({"image_id": one.image_id.to_numpy(), "split": one.split.to_numpy(), "name": one.name.to_numpy(),
                          "train_id": two.image_id.to_numpy(), "train_name": two.name.to_numpy(), "bits": bits.astype(int), "flipped": flipped})
 
-# %% ../nbs/00_data.ipynb #d3060f56
+# %% ../nbs/00_data.ipynb #c0ef7c19
 def data_job(run: Run) -> Job: # what every later stage has among its inputs
     "Describe the job that prepares a run's data, after checking the settings that it will use."
     block = run.data
@@ -240,7 +240,7 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if job.name == "audit": return {"disk": 0, "host": 5e8, "gpu": 0}
     return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels, "gpu": 0}
 
-
+# %% ../nbs/00_data.ipynb #4dfd385b
 def read_report(folder: Path) -> dict:
     "Read what `prepare_data` found: classes, counts, what was left out, the audit's sums."
     return json.loads((opened(folder) / "report.json").read_text())

@@ -254,7 +254,7 @@ def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../../nbs/core/launch.ipynb #aa52a9e9
+# %% ../../nbs/core/launch.ipynb #73c975b3
 @contextmanager
 def alone(folder: Path, what: str = "jobs"):
     "Hold a lock on a run's jobs, or on its notebooks, for the length of a `with` block; raise SettingsError where another process holds it."
@@ -294,7 +294,7 @@ def work_off(run: Run, jobs: list, title: str, board: Board):
         said = [word[2:] for word in failed.words if word.startswith("✗ ")] or failed.words
         raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words (all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
 
-
+# %% ../../nbs/core/launch.ipynb #92fadf77
 def check_inputs(run: Run, jobs: list):
     "Raise FileNotFoundError that names the stage to run first, where an input is missing."
     for job in {job.out: job for user in jobs for job in user.inputs}.values():

@@ -182,7 +182,7 @@ def folder_pictures(
                             "make one folder a class, or Oxford's layout (jpg/, imagelabels.mat, setid.mat)")
     return Collection(pictures, {"source": "folder", "folder": folder.name}, notes=notes)
 
-# %% ../../nbs/core/sources.ipynb #8457c8b8
+# %% ../../nbs/core/sources.ipynb #98a28425
 LABELS = ("label", "labels", "class", "species", "category", "name", "target", "answer", "answers", "text")
 
 
@@ -199,7 +199,7 @@ def hub_columns(
         raise SettingsError(f"a data set needs a column of pictures and one of labels ({', '.join(LABELS)}); there is: {', '.join(features)}")
     return image, label
 
-
+# %% ../../nbs/core/sources.ipynb #6b83fc09
 def hub_pictures(
     spec: str, # "OWNER/NAME[@REVISION][#SUBSET]", or a folder in the Hub's layout
 ) -> Collection:
