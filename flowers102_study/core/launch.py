@@ -32,7 +32,7 @@ from .keys import reached
 from .records import MANIFEST, digest, seal, sealed, sync, write_json
 from .settings import Run, SettingsError, one_of, package_folder, shown
 
-# %% ../../nbs/core/launch.ipynb #e9be5406
+# %% ../../nbs/core/launch.ipynb #692bbcb3
 @dataclass(frozen=True)
 class Job:
     "One folder to fill: by what, from what, with which settings."
@@ -41,6 +41,7 @@ class Job:
     spec: dict = field(hash=False) # JSON: everything that decides the result
     inputs: tuple = () # of Job: whose folders it reads
     single: bool = False # one process, whatever devices there are: it writes files and trains nothing
+    stage: str = "" # whose notebook runs it; "": the target's module
 
     @property
     def name(self): return self.out.name
@@ -294,12 +295,12 @@ def work_off(run: Run, jobs: list, title: str, board: Board):
         said = [word[2:] for word in failed.words if word.startswith("✗ ")] or failed.words
         raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words (all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
 
-# %% ../../nbs/core/launch.ipynb #92fadf77
+# %% ../../nbs/core/launch.ipynb #97e44a58
 def check_inputs(run: Run, jobs: list):
     "Raise FileNotFoundError that names the stage to run first, where an input is missing."
     for job in {job.out: job for user in jobs for job in user.inputs}.values():
         if not job.done():
-            stage = job.target.split(":")[0].split(".")[-1]
+            stage = job.stage or job.target.split(":")[0].split(".")[-1]
             raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other settings; first run: {run.command(stage)}")
 
 # %% ../../nbs/core/launch.ipynb #38f794fa

@@ -53,7 +53,7 @@ TEMPLATES = {
                 "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% else %}<image>{% endif %}{% endfor %}{% endif %}"
                 "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"}
 
-# %% ../../nbs/core/pocket_models.ipynb #f68fe7d7
+# %% ../../nbs/core/pocket_models.ipynb #a6931475
 SIZE, PATCH = 48, 8
 MEAN = [.5, .5, .5]
 
@@ -62,7 +62,7 @@ def qwen_config(words, vocabulary: int, width: int = 96, layers: int = 4, depth:
     "Configure a small Qwen3-VL."
     from transformers import Qwen3VLConfig
     ids = {f"{key}_token_id": words(f"<|{token}|>") for key, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
-    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers, num_attention_heads=width // 24, num_key_value_heads=width // 48,
+    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers, num_attention_heads=width // 24, num_key_value_heads=1 + (width == 96),
                 head_dim=24, max_position_embeddings=1024, pad_token_id=words("<|endoftext|>"), eos_token_id=words("<|im_end|>"), tie_word_embeddings=True,
                 rope_parameters={"rope_type": "default", "rope_theta": 10000., "mrope_section": [4, 4, 4], "mrope_interleaved": True})
     vision = dict(depth=depth, hidden_size=width, intermediate_size=width * 3, num_heads=width // 24, patch_size=PATCH, out_hidden_size=width,
@@ -97,8 +97,8 @@ def enliven(net):
     normal_(net.query_tokens, std=.02)
     normal_(net.language_projection.weight, std=net.config.qformer_config.hidden_size ** -.5)
 
-# %% ../../nbs/core/pocket_models.ipynb #4384d223
-LARGER = {"width": 144, "layers": 4, "depth": 4} # Qwen3-VL-8B's stand-in
+# %% ../../nbs/core/pocket_models.ipynb #b5f58e55
+LARGER = {"width": 120, "layers": 5, "depth": 4} # Qwen3-VL-8B's stand-in
 ARCHITECTURES = {"qwen3-vl-8b": "qwen3_vl", "qwen3-vl-4b": "qwen3_vl", "instructblip-flan-t5-xl": "instructblip", "idefics2-8b": "idefics2"}
 
 
