@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 asked = --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: study test lab paper notebooks bench setup
+.PHONY: study test lab paper notebooks bench peer setup
 
 study: setup
 	@$(BIN)/flowers102-study run $(asked)
@@ -35,6 +35,11 @@ notebooks: setup
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/flowers102-study readme
+
+# lmms-eval, to check against: an environment of its own, since it wants torchvision and a CUDA build of torch
+peer:
+	$(PYTHON) -m venv .peer
+	.peer/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 lmms-eval==0.7.3 qwen-vl-utils decord
 
 bench: setup
 	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script; done

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 'run_command', 'stage_module', 'finished',
            'run_stages', 'remember', 'own_words', 'size', 'print_plan', 'lane_titles', 'say_fit', 'shown_source',
-           'existing_run', 'results_command', 'publish_command', 'execute_in_place', 'notebooks_command', 'rendered',
-           'readme_command', 'main']
+           'existing_run', 'results_command', 'opened_run', 'prompts_command', 'compare_command', 'publish_command',
+           'execute_in_place', 'notebooks_command', 'rendered', 'readme_command', 'main']
 
 # %% ../nbs/cli.ipynb #8095bbe3
 import importlib
@@ -213,14 +213,53 @@ def results_command(
     for r in sorted(results, key=lambda r: -r["accuracy"]):
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
-# %% ../nbs/cli.ipynb #a89befa6
+# %% ../nbs/cli.ipynb #4e86ef9b
+def opened_run(name: str) -> Run:
+    "Open a run by the name of its folder, as it was asked for."
+    folder = existing_run(name)
+    if not (folder / "run.json").exists(): raise SettingsError(f"run {name!r} was not made by flowers102-study run")
+    asked = json.loads((folder / "run.json").read_text())
+    return open_run(**{k: asked[k] for k in ("profile", "name", "data", "overrides")})
+
+
+@app.command("prompts")
+def prompts_command(
+    out: str = typer.Option(..., help="a new folder"),
+    task: str = typer.Option("all", help="open-qa, closed-qa, closed-negative-qa or all"),
+    name: str = typer.Option("pocket", help="of the run"),
+):
+    "Write a run's questions, training messages and pictures to a folder of their own."
+    from flowers102_study.prompts import export_prompts, prompts_job
+    run = opened_run(name)
+    job = prompts_job(run)
+    if not job.done(): raise SettingsError(f"run {name!r} has no questions yet; first: {run.command('prompts')}")
+    for file in export_prompts(job.out, run.data_folder, task, Path(out).expanduser()): print(file)
+
+
+@app.command("compare")
+def compare_command(
+    samples: str = typer.Argument(..., help="lmms-eval's *_samples_flowers102_open_qa.jsonl"),
+    name: str = typer.Option("pocket", help="of the run"),
+    arm: str = typer.Option("qwen3-vl-4b", help="of the run"),
+):
+    "List every picture on which lmms-eval and this study answered differently."
+    from flowers102_study.core.peers import VERDICTS, compare, read_samples
+    from flowers102_study.core.records import read_predictions
+    from flowers102_study.data import read_index, read_report
+    if not Path(samples).is_file(): raise SettingsError(f"no file at {samples}")
+    run = opened_run(name)
+    images, names = read_index(run.data_folder, "test").image_id.tolist(), read_report(run.data_folder)["classes"]
+    one_of(arm, [r["arm"] for r in read_results(run.folder)], "arm")
+    sides = compare(read_samples(Path(samples), images), read_predictions(run.arm(arm)), names)
+    for row in sides[sides.verdict != "same answer"].itertuples(): print(f"{row.image_id}: lmms-eval {row.theirs!r}, here {row.ours!r}: {row.verdict}")
+    print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
+
+# %% ../nbs/cli.ipynb #5b2ac134
 @app.command("publish")
 def publish_command(name: str = typer.Option("pocket", help="of the run")):
     "Copy a finished run's figures and records to figures/<name>/ and report/results/<name>/."
-    folder, root = existing_run(name), project_root()
-    if not (folder / "run.json").exists(): raise SettingsError(f"run {name!r} was not made by flowers102-study run")
-    asked = json.loads((folder / "run.json").read_text())
-    run = open_run(**{k: asked[k] for k in ("profile", "name", "data", "overrides")})
+    run, root = opened_run(name), project_root()
+    folder = run.folder
     missing = [path.stem for stage, path in stages().items() if not finished(run, stage, path)]
     if missing: raise SettingsError(f"run {name!r} is not finished ({', '.join(missing)}); first: {run.command()}")
     shown_by = [json.loads((run.notebooks / f"{p.stem}.json").read_text()) for p in stages().values()]

@@ -23,6 +23,10 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
     (["run", "--set", "data.unreadable=refus"], "did you mean 'refuse'?"),
     (["run", "--set", "resnet.mixup=0.0"], "must be above 0"),
     (["run", "--set", "resnet.epochs=0"], "must be at least 1"),
+    (["run", "--set", "prompts.wording=plane"], "unknown wording 'plane'; did you mean 'plain'?"),
+    (["run", "--set", "prompts.options=1"], "must be from 2 to"),
+    (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
+    (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
     (["run", "--profil", "smoke"], "--profile"),
     (["rum"], "run"),
     (["results", "--name", "pockets"], "no run yet"),
@@ -34,13 +38,14 @@ def test_refuses_and_names_the_nearest(study, words, told):
 
 
 def test_refusing_imports_nothing_heavy():
-    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, flowers102_study.baselines, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
 
 def test_plan_of_the_paper(study):
     told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run").stdout
     assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told # 102 outputs, as counted for torchvision's too
+    assert "Qwen/Qwen3-VL-4B-Instruct@ebb281ec70b0" in told and "4,437,815,808 parameters" in told
     assert "flowers102_study.core.launch import child" in told and "in all: disk" in told
     assert not (study / "runs").exists()
 

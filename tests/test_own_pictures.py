@@ -1,7 +1,7 @@
 """A folder of one's own pictures, as somebody would use the study on it."""
 from conftest import call
 from test_data import class_folders
-from test_runs import ARMS, changed, stamps_of
+from test_runs import ARMS, ASKED, changed, stamps_of
 
 
 def test_own_pictures_and_what_changes_among_them(study):
@@ -11,6 +11,6 @@ def test_own_pictures_and_what_changes_among_them(study):
     first = stamps_of(study / "runs/smoke-my-flowers")
     (study / "my flowers/class 1/3.jpg").unlink()
     again()
-    assert changed(first, stamps_of(study / "runs/smoke-my-flowers")) == {"data", "audit", "00_data.ipynb", "08_resnet.ipynb", *ARMS}
+    assert changed(first, stamps_of(study / "runs/smoke-my-flowers")) == {"data", "audit", "prompts", "00_data.ipynb", "01_prompts.ipynb", "03_baselines.ipynb", "08_resnet.ipynb", *ARMS, *ASKED}
     refused = call(study, "flowers102-study", "run", "--profile", "smoke", "--name", "smoke-my-flowers", check=False)
     assert refused.returncode == 2 and "is of other pictures" in refused.stderr

@@ -1,6 +1,7 @@
 """Whole runs of the smoke profile: what is made, what is skipped, what is made again, and what a failure leaves."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ import pytest
 from conftest import call, copy_of_study
 
 ARMS = ("resnet50", "resnet50.mixcut")
+MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl")
+ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
 def stamps(folder: Path) -> dict: return stamps_of(folder / "runs/smoke")
 
 
 def stamps_of(run: Path) -> dict: # of what each job and notebook has made
-    parts = [*run.glob("arms/*"), run / "data", run / "audit", *run.glob("notebooks/*.ipynb")]
-    return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts}
+    parts = [*run.glob("arms/*"), run / "data", run / "audit", run / "prompts", *run.glob("notebooks/*.ipynb")]
+    return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts if p.exists()}
 
 
 def changed(before: dict, after: dict) -> set: return {name for name in after if before.get(name) != after[name]}
@@ -54,18 +57,18 @@ def test_says_results(smoke):
     table = call(smoke, "flowers102-study", "results", "--name", "smoke").stdout
     assert table.startswith("drawn flowers") and "resnet50.mixcut" in table and "/24" in table
     records = json.loads(call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout)
-    assert [r["arm"] for r in records] == list(ARMS)
+    assert {r["arm"] for r in records} == {*ARMS, *ASKED}
 
 
 def test_second_run_does_nothing(smoke):
     before = stamps(smoke)
     told = call(smoke, "flowers102-study", "run", "--profile", "smoke").stdout
-    assert told.count("done before") == 2 and stamps(smoke) == before
+    assert told.count("done before") == 4 and stamps(smoke) == before
 
 
 def test_reruns_what_a_change_touches_and_no_more(tmp_path):
     study = copy_of_study(tmp_path)
-    again = lambda *words: call(study, "flowers102-study", "run", "--profile", "smoke", *words)
+    again = lambda *words: call(study, "flowers102-study", "run", "data", "resnet", "--profile", "smoke", *words)
     again()
     first = stamps(study)
     edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say", "What a training loss can say")
@@ -88,19 +91,21 @@ def test_two_runs_are_the_same_bytes(smoke, tmp_path):
     from flowers102_study.core.records import content_sum
     other = copy_of_study(tmp_path)
     call(other, "flowers102-study", "run", "--profile", "smoke")
-    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures") for p in sorted((root / part).rglob("*"))
+    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures", "prompts", "../.pocket") for p in sorted((root / part).rglob("*"))
                           if p.is_file() and p.name != "manifest.json"}
     one, two = files(smoke / "runs/smoke"), files(other / "runs/smoke")
     assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
 
 
-def test_publishes_a_finished_run_only(tmp_path):
+def test_publishes_a_finished_run_only(smoke, tmp_path):
     study = copy_of_study(tmp_path)
     call(study, "flowers102-study", "run", "data", "--profile", "smoke")
     told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
-    assert told.returncode == 2 and "is not finished (08_resnet)" in told.stderr and not (study / "figures").exists()
-    call(study, "flowers102-study", "run", "--profile", "smoke")
+    assert told.returncode == 2 and "is not finished (01_prompts, 03_baselines, 08_resnet)" in told.stderr and not (study / "figures").exists()
+    shutil.rmtree(study / "runs")
+    shutil.copytree(smoke / "runs", study / "runs")
     call(study, "flowers102-study", "publish", "--name", "smoke")
+    assert (study / "report/results/smoke/qwen3-vl-4b.json").exists() and (study / "figures/smoke/baselines_scores.svg").exists()
     assert (study / "figures/smoke/resnet_modes.svg").exists()
     assert json.loads((study / "report/results/smoke/resnet50.json").read_text())["n"] == 24
 
@@ -134,7 +139,7 @@ def children_of(name: str) -> list:
 
 def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
     study = copy_of_study(tmp_path)
-    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "--profile", "smoke"]
+    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "data", "resnet", "--profile", "smoke"]
     process = subprocess.Popen(words, cwd=study, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.time() + 120
     while not list(study.glob("runs/smoke/arms/*.partial/checkpoints/*.sha256")):

@@ -64,7 +64,7 @@ def reply(fact: dict, about: str) -> str:
     if about == "pattern" and fact["pattern"] != "plain": return f"{fact['pattern']} {fact['second']}"
     return fact[about]
 
-# %% ../../nbs/core/captions.ipynb #12cb6de2
+# %% ../../nbs/core/captions.ipynb #8a7bb583
 LETTERS = "ABCDEFGH"
 NONE = "none of these"
 
@@ -101,7 +101,7 @@ def turns(
 ) -> list: # [(question, answer), …]
     "Make up a short conversation about a picture, no question twice."
     kinds = list(QUESTIONS) + ["choose", "claim"]
-    weights = np.array([4, 6 if fact["known"] else 3, 3, 1.5, 1.5, 1.5, 1.5, 1, 1, 2, 1])
+    weights = np.array([2, 6 if fact["known"] else 3, 3, 1.5, 1.5, 1.5, 1.5, 1, 1, 1, 1])
     found = []
     for kind in rng.choice(kinds, count, replace=False, p=weights / weights.sum()):
         about = str(rng.choice([c for c in CHOSEN if c != "name" or fact["known"]]))

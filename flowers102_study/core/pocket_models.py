@@ -53,7 +53,7 @@ TEMPLATES = {
                 "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% else %}<image>{% endif %}{% endfor %}{% endif %}"
                 "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"}
 
-# %% ../../nbs/core/pocket_models.ipynb #a6931475
+# %% ../../nbs/core/pocket_models.ipynb #6c179dbe
 SIZE, PATCH = 48, 8
 MEAN = [.5, .5, .5]
 
@@ -62,7 +62,7 @@ def qwen_config(words, vocabulary: int, width: int = 96, layers: int = 4, depth:
     "Configure a small Qwen3-VL."
     from transformers import Qwen3VLConfig
     ids = {f"{key}_token_id": words(f"<|{token}|>") for key, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
-    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers, num_attention_heads=width // 24, num_key_value_heads=1 + (width == 96),
+    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2, num_hidden_layers=layers, num_attention_heads=width // 24, num_key_value_heads=1 + (width == 96),
                 head_dim=24, max_position_embeddings=1024, pad_token_id=words("<|endoftext|>"), eos_token_id=words("<|im_end|>"), tie_word_embeddings=True,
                 rope_parameters={"rope_type": "default", "rope_theta": 10000., "mrope_section": [4, 4, 4], "mrope_interleaved": True})
     vision = dict(depth=depth, hidden_size=width, intermediate_size=width * 3, num_heads=width // 24, patch_size=PATCH, out_hidden_size=width,
@@ -75,7 +75,7 @@ def idefics_config(words, vocabulary: int, width: int = 96):
     from transformers import Idefics2Config
     vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=PATCH)
     perceiver = dict(hidden_size=width, resampler_n_latents=9, resampler_depth=1, resampler_n_heads=4, resampler_head_dim=24, num_key_value_heads=2)
-    text = dict(model_type="mistral", vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    text = dict(model_type="mistral", vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
                 head_dim=24, max_position_embeddings=1024, sliding_window=None, pad_token_id=words("<unk>"), bos_token_id=words("<s>"), eos_token_id=words("</s>"))
     return Idefics2Config(vision_config=vision, perceiver_config=perceiver, text_config=text, image_token_id=words("<image>"))
 
@@ -86,7 +86,7 @@ def blip_config(words, vocabulary: int, queries: int, width: int = 96):
     vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=PATCH, initializer_range=.02)
     qformer = dict(vocab_size=queries, hidden_size=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=width * 3, encoder_hidden_size=width,
                    cross_attention_frequency=1, hidden_dropout_prob=0., attention_probs_dropout_prob=0., max_position_embeddings=256)
-    text = dict(model_type="t5", vocab_size=vocabulary, d_model=width, d_kv=24, d_ff=width * 8 // 3, num_layers=3, num_decoder_layers=3, num_heads=4, dropout_rate=0., feed_forward_proj="gated-gelu",
+    text = dict(model_type="t5", vocab_size=vocabulary, d_model=width, d_kv=24, d_ff=width * 2, num_layers=3, num_decoder_layers=3, num_heads=4, dropout_rate=0., feed_forward_proj="gated-gelu",
                 pad_token_id=words("<pad>"), eos_token_id=words("</s>"), decoder_start_token_id=words("<pad>"))
     return InstructBlipConfig(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=8, image_token_index=words("<image>"))
 

@@ -1,0 +1,148 @@
+"""Stages 01 and 03 on the smoke profile: records, several processes, a kill, what is exported, and lmms-eval's log."""
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, call, copy_of_study
+from flowers102_study import baselines, data, prompts
+from flowers102_study.core.launch import Job, prepare, run_jobs, start_lane, Board
+from flowers102_study.core.pocket_models import ARCHITECTURES
+from flowers102_study.core.records import content_sum
+from flowers102_study.core.settings import open_run
+
+
+def test_records_of_all_models_and_tasks(smoke):
+    for arm in ARCHITECTURES:
+        for task in ("", ".closed-qa", ".closed-negative-qa"):
+            folder = smoke / "runs/smoke/arms" / f"{arm}{task}"
+            result, table = json.loads((folder / "result.json").read_text()), pd.read_parquet(folder / "predictions.parquet")
+            tested = table[table.split == "test"]
+            assert result["n"] == len(tested) == 24 and table.image_id.is_unique and result["correct"] == (tested.label == tested.prediction).sum()
+            for score in result["scores"].values(): assert score["interval"][0] <= score["value"] <= score["interval"][1] or "ece" in result["scores"]
+            if task: continue
+            assert set(table.split) == {"validation", "test"} and {"exact", "synonym", "ranked", "top5", "ece", "brier", "no_class"} <= result["scores"].keys()
+            log_probs = np.stack(table.log_probs)
+            assert np.allclose(np.exp(log_probs).sum(1), 1, atol=1e-5) and (log_probs.argmax(1) == table.prediction_ranked).all()
+            assert result["parameters"] > 1e6 and result["side"] == 48 and len(result["revision"]) == 64 and result["data"] and result["prompts"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, smoke): # with the models that the smoke run has made
+    import shutil
+    folder, before = copy_of_study(tmp_path_factory.mktemp("baselines")), os.getcwd()
+    shutil.copytree(smoke / "runs/.pocket", folder / "runs/.pocket")
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def prepared(name: str, **overrides):
+    "Open a smoke run whose data, questions and models are there; baselines in 8 parts."
+    run = open_run("smoke", name, overrides={"baselines.batch": 5, "launch.lanes": 1} | overrides)
+    for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
+    return run
+
+
+def test_two_processes_leave_the_record_of_one(study):
+    one, two = prepared("one"), prepared("two", **{"launch.processes": 2})
+    records = []
+    for run in (one, two):
+        assert baselines.model_job(run, "qwen3-vl-4b").done() # nothing is trained again for another run
+        jobs = [baselines.question_job(run, "qwen3-vl-4b", task) for task in prompts.TASKS] + [baselines.question_job(run, "instructblip-flan-t5-xl")]
+        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features", {"model": "pocket", "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
+                        "layers": [0, -1], "pooling": ["last", "mean"], "splits": ["test", "validation"], "batch": 7}, (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
+        run_jobs(run, jobs, "baselines")
+        records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir() if p.name not in ("manifest.json", "result.json")})
+        for job in jobs[:4]:
+            result = json.loads((job.out / "result.json").read_text())
+            records[-1][job.name] = {k: v for k, v in result.items() if k not in ("measured", "world_size")}
+            assert result["world_size"] == (1 if run is one else 2)
+    assert records[0] == records[1]
+    features = np.load(two.folder / "features/test.npy", mmap_mode="r")
+    assert features.shape[:3] == (24, 2, 2) and np.isfinite(features).all() and np.load(two.folder / "features/validation.npy").shape[0] == 12
+
+
+def test_a_killed_job_goes_on_from_the_last_part(study):
+    run = prepared("killed")
+    job = baselines.question_job(run, "idefics2-8b")
+    parts = job.out.with_name(job.name + ".partial") / "checkpoints"
+    run_jobs(run, [job], "whole")
+    whole = content_sum(job.out / "predictions.parquet")
+    import shutil
+    shutil.rmtree(job.out)
+    prepare(job)
+    with open(run.logs / "kill.log", "a") as log:
+        child = start_lane(run, [job], "kill", log, Board([]))
+        while len(list(parts.glob("*.npz"))) < 3: time.sleep(.005); assert child.poll() is None
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
+    assert 3 <= len(before) < 8
+    watched = {}
+    import threading
+    def watch(): # the parts go when the job is sealed
+        while not job.done():
+            for p in parts.glob("*.npz"):
+                try: watched[p.name] = p.stat().st_mtime_ns
+                except FileNotFoundError: pass
+            time.sleep(.005)
+    thread = threading.Thread(target=watch); thread.start()
+    run_jobs(run, [job], "again")
+    thread.join()
+    assert all(watched[name] == stamp for name, stamp in before.items()) # none was made again
+    assert content_sum(job.out / "predictions.parquet") == whole
+
+
+def test_exported_questions_can_be_trained_from(smoke, tmp_path):
+    told = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export").stdout
+    assert "transformers/open-qa.train.jsonl" in told
+    from PIL import Image
+    from flowers102_study.core.models import load
+    vlm = load(str(next((smoke / "runs/.pocket").glob("idefics2-8b-*"))), 48)
+    for form, key in (("transformers", lambda c: c["path"]), ("lmms-engine", lambda c: c["image_url"]["url"])):
+        rows = [json.loads(line) for line in (tmp_path / "export" / form / "open-qa.train.jsonl").read_text().splitlines()]
+        assert len({r["id"] for r in rows}) == len(rows) == 96
+        for row in rows[:5]: assert Image.open(tmp_path / "export" / key(row["messages"][0]["content"][0])).size == (24, 24)
+        if form == "transformers": assert rows[0]["messages"][1]["content"][0]["text"] in vlm.processor.apply_chat_template(rows[0]["messages"], tokenize=False)
+    again = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export", check=False)
+    assert again.returncode == 2 and "is not empty" in again.stderr
+    wrong = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--task", "open", "--out", tmp_path / "new", check=False)
+    assert wrong.returncode == 2 and "did you mean 'open-qa'" in wrong.stderr
+
+
+def test_compares_with_a_log_of_lmms_eval(smoke, tmp_path):
+    table = pd.read_parquet(smoke / "runs/smoke/arms/qwen3-vl-4b/predictions.parquet").query("split == 'test'")
+    images = data.read_index(smoke / "runs/smoke/data", "test").image_id.tolist()
+    said = dict(zip(table.image_id, table.answer))
+    rows = [{"doc_id": i, "target": "?", "filtered_resps": [said[image] if i else "something else"], "exact": 0.} for i, image in enumerate(images)]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = call(smoke, "flowers102-study", "compare", tmp_path / "samples.jsonl", "--name", "smoke").stdout
+    assert f"{images[0]}: lmms-eval 'something else'" in told and "24 pictures; same answer 23, other class 1" in told
+    (tmp_path / "other.jsonl").write_text('{"a": 1}')
+    refused = call(smoke, "flowers102-study", "compare", tmp_path / "other.jsonl", "--name", "smoke", check=False)
+    assert refused.returncode == 2 and "is not a samples file" in refused.stderr
+
+
+def test_the_task_for_lmms_eval_reads_a_run(smoke, monkeypatch):
+    import importlib.util
+    import datasets
+    import yaml
+    folder = ROOT / "flowers102_study" / "lmms_eval"
+    class Loader(yaml.SafeLoader): pass
+    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    task = yaml.load((folder / "flowers102_open_qa.yaml").read_text(), Loader)
+    spec = importlib.util.spec_from_file_location("utils", folder / "utils.py")
+    utils = importlib.util.module_from_spec(spec); spec.loader.exec_module(utils)
+    monkeypatch.chdir(smoke / "runs/smoke")
+    rows = datasets.load_from_disk(task["dataset_path"])[task["test_split"]]
+    for key in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results"): assert callable(getattr(utils, task[key].removeprefix("utils.")))
+    row, names = rows[3], rows.features["label"].names
+    assert utils.doc_to_target(row) == names[row["label"]] and "flower" in utils.doc_to_text(row)
+    assert utils.process_results(row, [names[row["label"]].upper() + "."]) == {"exact": 1., "synonym": 1.}
+    monkeypatch.setenv("FLOWERS102_SIDE", "64")
+    assert utils.doc_to_visual(row)[0].size == (64, 64)
+    assert {m["metric"] for m in task["metric_list"]} == set(utils.process_results(row, ["x"]))
