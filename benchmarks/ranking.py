@@ -3,7 +3,6 @@
 One JSON line a comparison. The three ways take turns on the same pictures in one run; their log-likelihoods must agree to 1e-4.
 On a GPU a randomly initialised Qwen3-VL-4B in bfloat16 is measured too: forward passes and exact rankings a second.
 """
-import copy
 import json
 import statistics
 import time
@@ -57,7 +56,7 @@ def rank_rows(vlm: VLM, images, questions: list, names: list) -> np.ndarray:
         for i, question in enumerate(questions):
             batch = inputs(vlm, images[i:i + 1], [question])
             first = vlm.net.model(**batch, use_cache=True)
-            cache = copy.deepcopy(first.past_key_values)
+            cache = first.past_key_values
             cache.batch_repeat_interleave(len(names))
             place = batch["attention_mask"].sum() + vlm.net.model.rope_deltas + torch.arange(longest - 1, device=vlm.device)
             states = vlm.net.get_submodule(vlm.family.decoder)(input_ids=ids[:, :-1], position_ids=place.expand(len(names), -1), past_key_values=cache, use_cache=True,

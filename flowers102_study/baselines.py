@@ -70,7 +70,7 @@ def arms(run: Run) -> list:
     "List the models of the profile."
     return [arm for arm in run.models if arm in ARCHITECTURES]
 
-# %% ../nbs/03_baselines.ipynb #789808cc
+# %% ../nbs/03_baselines.ipynb #fb01128a
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
     "Answer and rank one batch of open questions."
     from flowers102_study.core.models import answer
@@ -115,7 +115,7 @@ def evaluate(
 def rerun_facts(spec: dict, data: Path, inputs: list, vlm, world_size: int) -> dict:
     "Say what is needed to get this record again."
     report, print_of = read_report(data), lambda folder: json.loads((folder / "manifest.json").read_text())["fingerprint"]
-    revision = print_of(inputs[-1]) if spec["model"] == "pocket" else getattr(vlm.net.config, "_commit_hash", None) or spec["weights"]
+    revision = print_of(inputs[-1]) if spec["model"] == "pocket" else vlm.revision or spec["weights"]
     return {"settings": spec | {"data": report["settings"]}, "data": print_of(data), "prompts": print_of(inputs[1]), "origin": report["origin"], "split": report["split"],
             "model": spec["model"], "revision": revision, "parameters": sum(p.numel() for p in vlm.net.parameters()), "side": vlm.side, "image_tokens": vlm.count,
             "seed": spec["seed"], "world_size": world_size}

@@ -190,11 +190,11 @@ def shown_source(run: Run) -> str:
     source = run.data["source"]
     return Path(source).name if Path(source).is_absolute() else source
 
-# %% ../nbs/cli.ipynb #b4ed59e9
+# %% ../nbs/cli.ipynb #d79b7f14
 def existing_run(name: str) -> Path:
     "Return a run's folder; refuse a name that has none, and name the nearest."
     folder = project_root() / "runs"
-    known = sorted(p.name for p in folder.glob("*") if p.is_dir()) if folder.is_dir() else []
+    known = sorted(p.name for p in folder.glob("[!.]*") if p.is_dir()) if folder.is_dir() else []
     if not known: raise SettingsError("there is no run yet; start with: make study")
     return folder / one_of(name, known, "run")
 
@@ -204,13 +204,14 @@ def results_command(
     name: str = typer.Option("pocket", help="of the run"),
     as_json: bool = typer.Option(False, "--json", help="the records as they are"),
 ):
-    "Print a run's result table: every finished arm, with its settings in --json."
+    "Print a run's result table: every finished arm, open questions first, with its settings in --json."
     results = read_results(existing_run(name))
     if as_json: print(json.dumps(results, indent=1, ensure_ascii=False)); return
     if not results: raise SettingsError(f"run {name!r} has no finished arm yet")
     if results[0]["origin"]["source"] == "drawn": print("drawn flowers, pocket-sized models")
     width = max(len(r["arm"]) for r in results)
-    for r in sorted(results, key=lambda r: -r["accuracy"]):
+    task = lambda r: r["settings"].get("task", "open-qa") # closed questions are another game: a block of their own each
+    for r in sorted(results, key=lambda r: (task(r) != "open-qa", task(r), -r["accuracy"])):
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
 # %% ../nbs/cli.ipynb #4e86ef9b

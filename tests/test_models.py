@@ -55,6 +55,19 @@ def test_transformers_alone_gives_the_same_answer(vlm, arm, saved):
     assert processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == models.answer(vlm, PICTURES[:1], QUESTIONS[:1])[0]
 
 
+def test_bfloat16_loads_and_ranks(saved, arm, vlm):
+    half = models.load(str(saved[arm]), 48, dtype="bfloat16")
+    assert next(p for p in half.net.parameters() if p.ndim > 3 or p.ndim == 2).dtype.itemsize == 2
+    tree, plain = ranking.rank(half, PICTURES[:2], QUESTIONS[:2], NAMES), ranking.rank_plainly(half, PICTURES[:2], QUESTIONS[:2], NAMES)
+    assert np.allclose(tree, plain, rtol=.03, atol=.3) and np.allclose(tree, ranking.rank(vlm, PICTURES[:2], QUESTIONS[:2], NAMES), rtol=.05, atol=.5)
+
+
+def test_a_large_tree_is_walked_in_pieces(vlm, monkeypatch):
+    whole = ranking.rank(vlm, PICTURES, QUESTIONS, NAMES)
+    monkeypatch.setattr(ranking, "ROOM", 1)
+    assert np.allclose(whole, ranking.rank(vlm, PICTURES, QUESTIONS, NAMES), atol=1e-4)
+
+
 def test_features_are_hidden_states(vlm):
     import torch
     batch = models.inputs(vlm, PICTURES[:1], QUESTIONS[:1])
@@ -94,7 +107,7 @@ def test_loads_a_pinned_revision_from_the_hubs_cache(saved, tmp_path, monkeypatc
     from huggingface_hub import constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path)); monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     vlm = models.load(f"someone/flower-model@{revision}", 48)
-    assert vlm.net.config._commit_hash == revision and vlm.net.config.model_type == "idefics2"
+    assert vlm.revision == revision == models.load("someone/flower-model", 48).revision and vlm.net.config.model_type == "idefics2"
     with pytest.raises(SettingsError, match="could not load 'someone/flower-model@main2'"): models.load("someone/flower-model@main2", 48)
 
 

@@ -8,7 +8,7 @@ __all__ = ['CHILD', 'INHERITED', 'WORKING', 'Job', 'devices', 'processes', 'lane
            'progress', 'bar', 'Board', 'clock', 'alone', 'run_jobs', 'work_off', 'check_inputs', 'start_lane', 'wait',
            'stop']
 
-# %% ../../nbs/core/launch.ipynb #91a00d19
+# %% ../../nbs/core/launch.ipynb #7ac4684a
 import ctypes
 import fcntl
 import functools
@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -255,7 +255,7 @@ def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../../nbs/core/launch.ipynb #73c975b3
+# %% ../../nbs/core/launch.ipynb #ec5bb031
 @contextmanager
 def alone(folder: Path, what: str = "jobs"):
     "Hold a lock on a run's jobs, or on its notebooks, for the length of a `with` block; raise SettingsError where another process holds it."
@@ -274,7 +274,8 @@ def run_jobs(
     "Run the jobs that are not done, in lanes side by side; raise RuntimeError with a child's own error."
     check_inputs(run, jobs)
     board, waiting = Board([job.name for job in jobs]), []
-    with alone(run.folder):
+    with ExitStack() as locks:
+        for folder in sorted({run.folder, *(job.out.parent for job in jobs if run.folder not in job.out.parents)}): locks.enter_context(alone(folder)) # some are shared by runs
         for job in jobs:
             if job.done() or not prepare(job): board.say(job.name, "done before")
             else: waiting.append(job)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
-           'loaded', 'load', 'VLM', 'padded', 'inputs', 'answer', 'features', 'hidden_states', 'encoded']
+           'loaded', 'load', 'commit_of', 'VLM', 'padded', 'inputs', 'answer', 'features', 'hidden_states', 'encoded']
 
 # %% ../../nbs/core/models.ipynb #988949be
 import functools
@@ -131,7 +131,7 @@ def save_processor(processor, folder: Path):
              "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}}
     write_json(path, config | {"processor_class": "Qwen3VLProcessor", "video_processor": video})
 
-# %% ../../nbs/core/models.ipynb #fac7073a
+# %% ../../nbs/core/models.ipynb #5f701d9e
 def split_source(source: str) -> tuple: # (id or folder, revision or None)
     "Split OWNER/NAME@REVISION; a folder has no revision."
     if Path(source).expanduser().is_dir(): return str(Path(source).expanduser()), None
@@ -162,13 +162,21 @@ def load(
     config = loaded(AutoConfig, source)
     family = FAMILIES[one_of(config.model_type, FAMILIES, f"kind of model in {source!r}:")]
     kind = {"auto": torch.bfloat16 if str(device).startswith("cuda") else torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}[one_of(dtype, ("auto", "float32", "bfloat16"), "models.dtype")]
-    net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, use_safetensors=True, output_loading_info=True)
+    net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, device_map={"": device}, use_safetensors=True, output_loading_info=True)
     absent = sorted(told["missing_keys"])
     require(not absent, f"{source!r} lacks {len(absent)} of its weights, {absent[:3]} among them: it was not saved whole")
     processor = loaded(processor_class(family.processor), source, backend="pil")
-    return VLM(net.to(device).eval(), processor, size, system)
+    return VLM(net.eval(), processor, size, system, commit_of(source))
 
-# %% ../../nbs/core/models.ipynb #4a91605c
+
+def commit_of(source: str) -> str: # "" for a folder
+    "Return the commit that a Hub id's files were taken from, whatever branch was asked for."
+    from huggingface_hub import try_to_load_from_cache
+    name, revision = split_source(source)
+    path = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else ""
+
+# %% ../../nbs/core/models.ipynb #6854d2cf
 class VLM:
     "A vision-language model that can be asked about pictures."
     def __init__(self,
@@ -176,8 +184,9 @@ class VLM:
         processor, # its processor
         size: int, # pixels a side of the pictures that will come
         system: str = "", # a system message before every question
+        revision: str = "", # the commit that it came from
     ):
-        self.net, self.processor, self.size, self.system = net, processor, size, system
+        self.net, self.processor, self.size, self.system, self.revision = net, processor, size, system, revision
         self.family = FAMILIES[net.config.model_type]
         ends = net.generation_config.eos_token_id
         self.ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None]

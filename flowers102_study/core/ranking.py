@@ -65,7 +65,7 @@ def walk_decoder(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     after = vlm.net.get_submodule(vlm.family.decoder)(inputs_embeds=embeds, attention_mask=additive(sees, embeds.dtype), position_ids=place + torch.tensor(trie.depths, device=vlm.device), past_key_values=first.past_key_values, use_cache=True)
     return torch.cat([first.last_hidden_state[:, -1:], after.last_hidden_state], 1)
 
-# %% ../../nbs/core/ranking.ipynb #e1faa8ea
+# %% ../../nbs/core/ranking.ipynb #77a1a8a6
 def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     "Run the encoder once and the decoder over the tree, its root being the token that starts every answer."
     import torch
@@ -78,19 +78,19 @@ def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     depth = torch.tensor([0, *(d + 1 for d in trie.depths)], device=vlm.device)
     buckets = near._relative_position_bucket(depth[None] - depth[:, None], False, near.relative_attention_num_buckets, near.relative_attention_max_distance)
     moved = near.relative_attention_bias(buckets).permute(2, 0, 1)[None] - near.compute_bias(len(depth), len(depth), device=vlm.device)
-    mask = (additive(torch.from_numpy(sees).to(vlm.device), torch.float32) + moved.float()).clamp(min=torch.finfo(vlm.net.dtype).min).to(vlm.net.dtype)
+    mask = (additive(torch.from_numpy(sees).to(vlm.device), torch.float32) + moved.float()).clamp(min=torch.finfo(near.q.weight.dtype).min).to(near.q.weight.dtype)
     return decoder(input_ids=tokens, attention_mask=mask.expand(n, -1, -1, -1), encoder_hidden_states=encoded(vlm, batch).last_hidden_state,
                    encoder_attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
 
-# %% ../../nbs/core/ranking.ipynb #6705af0f
-ROOM = 1 << 28 # logits held at a time: a gigabyte in float32
+# %% ../../nbs/core/ranking.ipynb #f5d3f8ac
+ROOM = 1 << 28 # logits, or places of a mask, held at a time: a gigabyte in float32
 
 
 def head(vlm: VLM, states): # float32 logits
     "Turn hidden states into logits."
     if not vlm.family.encodes: return vlm.net.lm_head(states).float()
     language = vlm.net.language_model
-    scaled = getattr(language.config, "scale_decoder_outputs", language.config.tie_word_embeddings) # its name since transformers 5.18
+    scaled = getattr(language.config, "scale_decoder_outputs", language.config.tie_word_embeddings) # so called in newer versions
     return language.lm_head(states * language.config.d_model ** -.5 if scaled else states).float()
 
 
@@ -119,9 +119,12 @@ def rank(
     "Score every name as the answer to a question about each picture."
     import torch
     trie = build_trie(name_tokens(vlm, questions[0], names))
-    walk = walk_encoded if vlm.family.encodes else walk_decoder
+    walk, nodes = walk_encoded if vlm.family.encodes else walk_decoder, len(trie.tokens) + 1
+    batch = inputs(vlm, images, questions)
+    most = max(1, ROOM // (nodes * (nodes + batch["input_ids"].shape[1]))) # pictures whose masks fit
+    if len(images) > most: return np.concatenate([rank(vlm, images[i:i + most], questions[i:i + most], names) for i in range(0, len(images), most)])
     with torch.inference_mode():
-        scores = edge_log_probs(vlm, walk(vlm, inputs(vlm, images, questions), trie), trie)
+        scores = edge_log_probs(vlm, walk(vlm, batch, trie), trie)
         longest = max(map(len, trie.paths))
         paths = torch.tensor([p + [len(trie.edges)] * (longest - len(p)) for p in trie.paths], device=vlm.device)
         scores = torch.cat([scores, scores.new_zeros(len(scores), 1)], 1) # the last: nothing to add
