@@ -17,7 +17,7 @@ setuptools.setup(
     author_email=cfg["author_email"],
     url=cfg["git_url"],
     packages=setuptools.find_packages(include=["flowers102_study*"]),
-    package_data={"flowers102_study": ["profiles/*.yaml", "accelerate/*.yaml", "flowers102.txt"]},
+    package_data={"flowers102_study": ["profiles/*.yaml", "accelerate/*.yaml", "flowers102.txt", "lmms_eval/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["flowers102_study=flowers102_study._modidx:d"]},

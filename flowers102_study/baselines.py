@@ -70,7 +70,7 @@ def arms(run: Run) -> list:
     "List the models of the profile."
     return [arm for arm in run.models if arm in ARCHITECTURES]
 
-# %% ../nbs/03_baselines.ipynb #fb01128a
+# %% ../nbs/03_baselines.ipynb #74468568
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
     "Answer and rank one batch of open questions."
     from flowers102_study.core.models import answer
@@ -111,7 +111,7 @@ def evaluate(
     write_predictions(folder, {"image_id": [r["image_id"] for r in rows], "split": [r["split"] for r in rows]} | columns)
     write_result(folder, scores, rerun_facts(spec, data, inputs, vlm, accelerator.num_processes), meter.read())
 
-
+# %% ../nbs/03_baselines.ipynb #f1002de2
 def rerun_facts(spec: dict, data: Path, inputs: list, vlm, world_size: int) -> dict:
     "Say what is needed to get this record again."
     report, print_of = read_report(data), lambda folder: json.loads((folder / "manifest.json").read_text())["fingerprint"]

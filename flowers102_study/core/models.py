@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
-           'loaded', 'load', 'commit_of', 'VLM', 'padded', 'inputs', 'answer', 'features', 'hidden_states', 'encoded']
+           'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
+           'hidden_states', 'encoded']
 
 # %% ../../nbs/core/models.ipynb #988949be
 import functools
@@ -176,7 +177,24 @@ def commit_of(source: str) -> str: # "" for a folder
     path = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else ""
 
-# %% ../../nbs/core/models.ipynb #6854d2cf
+# %% ../../nbs/core/models.ipynb #0de34c17
+def normalised(
+    pictures, # (n, size, size, 3) uint8
+    side: int, # pixels a side that the network sees
+    how, # the image processor: resample, image_mean, image_std
+    device,
+): # (n, 3, side, side) float32
+    "Resize pictures as Pillow does, smoothed and in whole grey levels, and normalise them."
+    import torch
+    import torch.nn.functional as F
+    x = torch.as_tensor(np.asarray(pictures)).to(device).permute(0, 3, 1, 2).float()
+    if x.shape[-1] != side:
+        mode = {2: "bilinear", 3: "bicubic"}[int(how.resample)]
+        x = F.interpolate(x, (side, side), mode=mode, antialias=True, align_corners=False).round().clamp(0, 255)
+    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
+    return (x / 255 - mean) / std
+
+# %% ../../nbs/core/models.ipynb #24781663
 class VLM:
     "A vision-language model that can be asked about pictures."
     def __init__(self,
@@ -215,15 +233,7 @@ class VLM:
 
     def normalised(self, pictures): # (n, 3, side, side)
         "Resize and normalise pictures (n, size, size, 3) uint8 on the model's device."
-        import torch
-        import torch.nn.functional as F
-        how = self.processor.image_processor
-        x = torch.as_tensor(np.asarray(pictures)).to(self.device).permute(0, 3, 1, 2).float()
-        if x.shape[-1] != self.side: # smoothed as Pillow does, in whole grey levels
-            mode = {2: "bilinear", 3: "bicubic"}[int(how.resample)]
-            x = F.interpolate(x, (self.side, self.side), mode=mode, antialias=True, align_corners=False).round().clamp(0, 255)
-        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
-        return (x / 255 - mean) / std
+        return normalised(pictures, self.side, self.processor.image_processor, self.device)
 
 # %% ../../nbs/core/models.ipynb #96a1177c
 def padded(rows: list, fill: int, device, left: bool = True): # (ids, mask), each (n, longest)

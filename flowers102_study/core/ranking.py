@@ -82,7 +82,7 @@ def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     return decoder(input_ids=tokens, attention_mask=mask.expand(n, -1, -1, -1), encoder_hidden_states=encoded(vlm, batch).last_hidden_state,
                    encoder_attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
 
-# %% ../../nbs/core/ranking.ipynb #f5d3f8ac
+# %% ../../nbs/core/ranking.ipynb #40fef0b6
 ROOM = 1 << 28 # logits, or places of a mask, held at a time: a gigabyte in float32
 
 
@@ -104,7 +104,7 @@ def edge_log_probs(vlm: VLM, states, trie: Trie): # (n, edges) float32
     vocabulary = vlm.net.config.get_text_config().vocab_size
     return torch.cat([of(some) for some in states.split(max(1, ROOM // (states.shape[1] * vocabulary)))])
 
-
+# %% ../../nbs/core/ranking.ipynb #fef3c5ec
 def name_tokens(vlm: VLM, question: str, names: list) -> list: # of lists of tokens
     "Tokenise names as answers to a question, each with its end token."
     return [vlm.family.answer(vlm, question, name) for name in names]
