@@ -42,4 +42,4 @@ peer:
 	.peer/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 lmms-eval==0.7.3 qwen-vl-utils decord
 
 bench: setup
-	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script; done
+	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

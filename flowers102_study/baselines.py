@@ -7,32 +7,32 @@ __all__ = ['world_job', 'shared', 'model_job', 'question_job', 'arms', 'ask_open
            'open_columns', 'said_class', 'closed_columns', 'negative_columns', 'jobs', 'question_jobs', 'needs',
            'kinds']
 
-# %% ../nbs/03_baselines.ipynb #efa9251e
+# %% ../nbs/03_baselines.ipynb #40a2fcf5
 import json
 from pathlib import Path
 
 import numpy as np
 
-from .core.answers import KINDS, Names, kind_of, read_choice, read_claim
-from .core.captions import draw_world, known_species
+from .core.answers import KINDS, NONE, Names, kind_of, name_variants, read_choice, read_claim
+from .core.captions import known_species
 from .core.launch import Job, devices, join_processes, processes
 from .core.metrics import above_chance, bootstrapped, score_predictions, share
-from .core.pocket_models import ARCHITECTURES, pretrain
-from .core.records import Meter, content_sum, write_predictions, write_result
-from .core.settings import Run, one_of, project_root, require
+from .core.pocket_models import ARCHITECTURES, SIZE
+from .core.records import Meter, digest, write_predictions, write_result
+from .core.settings import Run, one_of, require
 from .core.shards import borrow, model_source, spread
 from .core.sources import listing_sum
 from .data import data_job, expected, read_index, read_pixels, read_report
-from .prompts import NONE, TASKS, class_genus, prompts_job, read_prompts
+from .prompts import TASKS, class_genus, prompts_job, read_prompts
 
-# %% ../nbs/03_baselines.ipynb #512a16f1
+# %% ../nbs/03_baselines.ipynb #6e2f1c71
 def world_job(run: Run) -> Job:
     "Describe the job that draws the world of the pocket's models."
     block = run.pocket
     require(min(block["pictures"], block["tower"], block["talk"], block["batch"]) >= 1, "pocket.pictures, tower, talk and batch must be at least 1")
     require(block["rate"] > 0, "pocket.rate must be above 0")
-    spec = {"species": run.data["species"] if run.drawn else 102, "pictures": block["pictures"], "size": 48}
-    return Job("flowers102_study.core.captions:draw_world", shared(run, f"world-{spec['species']}-{spec['pictures']}"), spec, single=True, stage="baselines")
+    spec = {"species": run.data["species"], "pictures": block["pictures"], "size": SIZE}
+    return Job("flowers102_study.core.captions:draw_world", shared(run, f"world-{digest(spec)[:6]}"), spec, single=True, stage="baselines")
 
 
 def shared(run: Run, name: str) -> Path:
@@ -48,10 +48,9 @@ def model_job(
     if run.models[arm] != "pocket": return None
     world, used = world_job(run), {k: v for k, v in run.pocket.items() if k != "pictures"}
     spec = {"arm": arm, "seed": run.settings["seed"], "pocket": used}
-    named = f"{arm}-{world.spec['species']}-{world.spec['pictures']}-{used['tower']}-{used['talk']}-{spec['seed']}"
-    return Job("flowers102_study.core.pocket_models:pretrain", shared(run, named), spec, (world,), stage="baselines")
+    return Job("flowers102_study.core.pocket_models:pretrain", shared(run, f"{arm}-{digest([spec, world.spec])[:6]}"), spec, (world,), stage="baselines")
 
-# %% ../nbs/03_baselines.ipynb #78c73c70
+# %% ../nbs/03_baselines.ipynb #859adcd2
 def question_job(
     run: Run,
     arm: str, # one of the profile's models
@@ -62,6 +61,7 @@ def question_job(
     how = {k: run.models[k] for k in ("size", "dtype", "system")}
     used = {"batch": block["batch"], "tokens": block["tokens"]}
     spec = {"model": source, "weights": "" if made else listing_sum(source), "task": task, "models": how, "baselines": used, "seed": run.settings["seed"]}
+    if task == "open-qa": spec["variants"] = digest(name_variants()[0]) # another table of variants is another score
     inputs = (data_job(run), prompts_job(run)) + ((made,) if made else ())
     return Job("flowers102_study.baselines:evaluate", run.arm(arm if task == "open-qa" else f"{arm}.{task}"), spec, inputs)
 
@@ -70,7 +70,7 @@ def arms(run: Run) -> list:
     "List the models of the profile."
     return [arm for arm in run.models if arm in ARCHITECTURES]
 
-# %% ../nbs/03_baselines.ipynb #74468568
+# %% ../nbs/03_baselines.ipynb #b794570d
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
     "Answer and rank one batch of open questions."
     from flowers102_study.core.models import answer
@@ -96,7 +96,8 @@ def evaluate(
     accelerator = join_processes()
     data, task, block = inputs[0], spec["task"], spec["baselines"]
     vlm = borrow(model_source(spec, inputs), str(accelerator.device), spec["models"])
-    meter, names = Meter(accelerator.device), read_report(data)["classes"]
+    earlier = folder / "checkpoints" / "measured.json" # of a life that was cut short
+    meter, names = Meter(accelerator.device, json.loads(earlier.read_text()) if earlier.exists() else None), read_report(data)["classes"]
     rows = [r for split in (("validation", "test") if task == "open-qa" else ("test",)) for r in read_prompts(inputs[1], task, split)]
     place = {image: (s, i) for s in ("validation", "test") for i, image in enumerate(read_index(data, s).image_id)}
     pixels = {s: read_pixels(data, s) for s in ("validation", "test")}
@@ -104,7 +105,7 @@ def evaluate(
         asked = [rows[k] for k in some]
         images = np.stack([pixels[s][i] for s, i in (place[r["image_id"]] for r in asked)])
         return (ask_open if task == "open-qa" else ask_closed)(vlm, images, asked, names, block["tokens"])
-    found = spread(accelerator, folder, len(rows), block["batch"], work)
+    found = spread(accelerator, folder, len(rows), block["batch"], work, meter)
     if not accelerator.is_main_process: return
     score = {"open-qa": open_columns, "closed-qa": closed_columns, "closed-negative-qa": negative_columns}[task]
     columns, scores = score(rows, found, names)
@@ -166,21 +167,22 @@ def negative_columns(rows: list, found: dict, names: list) -> tuple: # (columns,
     return {"label": np.full(len(rows), -1), "shown": [r["label"] for r in rows], "form": form, "answer": answers, "prediction": said,
             "control_answer": controls, "control_prediction": other}, scores
 
-# %% ../nbs/03_baselines.ipynb #67a23073
+# %% ../nbs/03_baselines.ipynb #fd7a5c68
 def jobs(run: Run) -> list:
     "List this stage's jobs: the pocket's world and models, then every model's questions, grouped so that a lane keeps its model."
     for task in run.baselines["tasks"]: one_of(task, TASKS, "task (baselines.tasks)")
     require(min(run.baselines["batch"], run.baselines["tokens"], run.models["size"] // 8) >= 1, "baselines.batch and tokens must be at least 1, models.size at least 8")
     one_of(run.models["dtype"], ("auto", "float32", "bfloat16"), "value of models.dtype")
     made = [job for job in (model_job(run, arm) for arm in arms(run)) if job]
+    made = made[::2] + made[1::2] # a larger and a smaller one for each of two lanes
     return ([world_job(run)] if made else []) + made + question_jobs(run)
 
 
 def question_jobs(run: Run) -> list:
-    "List the jobs in which models answer."
-    return [question_job(run, arm, task) for task in run.baselines["tasks"] for arm in arms(run)]
+    "List the jobs in which models answer, a model's one after the other."
+    return [question_job(run, arm, task) for arm in arms(run)[::2] + arms(run)[1::2] for task in run.baselines["tasks"]]
 
-# %% ../nbs/03_baselines.ipynb #9f848aa1
+# %% ../nbs/03_baselines.ipynb #71cdb1f9
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu
     "Work out what a job of this stage needs."
     from flowers102_study.core.published import count_parameters
@@ -188,15 +190,16 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     if job.target.endswith(":draw_world"): return {"disk": job.spec["pictures"] * 7500, "host": 3e8 + job.spec["pictures"] * 3e4, "gpu": 0}
     if job.target.endswith(":pretrain"): return {"disk": 2e7, "host": libraries + 1.2e9, "gpu": 0}
     source, n = job.spec["model"], expected(run)[0]
-    if source == "pocket": return {"model": "pocket", "revision": "", "parameters": 0, "disk": 2e3 * n, "host": libraries + 1e9, "gpu": 2e9}
+    if source == "pocket": return {"disk": 2e3 * n, "host": libraries + 1e9, "gpu": 2e9}
     parameters = count_parameters(source)
     number = 2 if devices() else 4 # bytes: bf16 on GPUs
     working = parameters * number * 1.1 + job.spec["baselines"]["batch"] * 6e7 * number
     name, _, revision = source.partition("@")
-    return {"model": name, "revision": revision, "parameters": parameters, "disk": parameters * 2 + 2e3 * n, "host": processes(run) * (libraries + working * (not devices()) + 1e9), "gpu": working}
+    return {"model": name, "revision": revision, "parameters": parameters, "disk": parameters * 4 + 2e3 * n, # some are stored in float32
+            "host": processes(run) * (libraries + working * (not devices()) + 1e9), "gpu": working}
 
-# %% ../nbs/03_baselines.ipynb #c31cd922
-def kinds(predictions, names: list, genus: list): # a Series of KINDS
+# %% ../nbs/03_baselines.ipynb #40105833
+def kinds(predictions, names: list, genus: list, thing: str): # a Series of KINDS
     "Say of each prediction in which way it is right or wrong."
     known = Names(names)
-    return predictions.apply(lambda row: kind_of(row.answer, row.label, known, genus), axis=1)
+    return predictions.apply(lambda row: kind_of(row.answer, row.label, known, genus, thing), axis=1)

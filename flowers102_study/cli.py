@@ -214,7 +214,7 @@ def results_command(
     for r in sorted(results, key=lambda r: (task(r) != "open-qa", task(r), -r["accuracy"])):
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
-# %% ../nbs/cli.ipynb #4e86ef9b
+# %% ../nbs/cli.ipynb #c03c4a45
 def opened_run(name: str) -> Run:
     "Open a run by the name of its folder, as it was asked for."
     folder = existing_run(name)
@@ -244,15 +244,17 @@ def compare_command(
     arm: str = typer.Option("qwen3-vl-4b", help="of the run"),
 ):
     "List every picture on which lmms-eval and this study answered differently."
-    from flowers102_study.core.peers import VERDICTS, compare, read_samples
-    from flowers102_study.core.records import read_predictions
+    from flowers102_study.core.peers import VERDICTS, compare, known_differences, read_samples
+    from flowers102_study.core.records import read_predictions, read_result
     from flowers102_study.data import read_index, read_report
     if not Path(samples).is_file(): raise SettingsError(f"no file at {samples}")
     run = opened_run(name)
     images, names = read_index(run.data_folder, "test").image_id.tolist(), read_report(run.data_folder)["classes"]
     one_of(arm, [r["arm"] for r in read_results(run.folder)], "arm")
     sides = compare(read_samples(Path(samples), images), read_predictions(run.arm(arm)), names)
-    for row in sides[sides.verdict != "same answer"].itertuples(): print(f"{row.image_id}: lmms-eval {row.theirs!r}, here {row.ours!r}: {row.verdict}")
+    for row in sides[sides.verdict != "same answer"].itertuples():
+        print(f"{row.image_id}: lmms-eval {row.theirs!r}, here {row.ours!r}: {row.verdict}" + (f", {row.gap:.2f} likelier in our ranking" if row.gap == row.gap else ""))
+    for line in known_differences(read_result(run.arm(arm))): print("not alike:", line)
     print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
 
 # %% ../nbs/cli.ipynb #5b2ac134

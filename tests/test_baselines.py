@@ -22,7 +22,7 @@ def test_records_of_all_models_and_tasks(smoke):
             result, table = json.loads((folder / "result.json").read_text()), pd.read_parquet(folder / "predictions.parquet")
             tested = table[table.split == "test"]
             assert result["n"] == len(tested) == 24 and table.image_id.is_unique and result["correct"] == (tested.label == tested.prediction).sum()
-            for score in result["scores"].values(): assert score["interval"][0] <= score["value"] <= score["interval"][1] or "ece" in result["scores"]
+            for key, score in result["scores"].items(): assert score["interval"][0] <= score["value"] <= score["interval"][1] or key == "ece", key # resampling biases it
             if task: continue
             assert set(table.split) == {"validation", "test"} and {"exact", "synonym", "ranked", "top5", "ece", "brier", "no_class"} <= result["scores"].keys()
             log_probs = np.stack(table.log_probs)
@@ -53,7 +53,7 @@ def test_two_processes_leave_the_record_of_one(study):
     for run in (one, two):
         assert baselines.model_job(run, "qwen3-vl-4b").done() # nothing is trained again for another run
         jobs = [baselines.question_job(run, "qwen3-vl-4b", task) for task in prompts.TASKS] + [baselines.question_job(run, "instructblip-flan-t5-xl")]
-        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features", {"model": "pocket", "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
+        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features", {"model": "pocket", "weights": "", "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
                         "layers": [0, -1], "pooling": ["last", "mean"], "splits": ["test", "validation"], "batch": 7}, (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
         run_jobs(run, jobs, "baselines")
         records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir() if p.name not in ("manifest.json", "result.json")})
@@ -67,7 +67,7 @@ def test_two_processes_leave_the_record_of_one(study):
 
 
 def test_a_killed_job_goes_on_from_the_last_part(study):
-    run = prepared("killed")
+    run = prepared("killed", **{"baselines.batch": 1})
     job = baselines.question_job(run, "idefics2-8b")
     parts = job.out.with_name(job.name + ".partial") / "checkpoints"
     run_jobs(run, [job], "whole")
@@ -81,7 +81,7 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     before = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
-    assert 3 <= len(before) < 8
+    assert 3 <= len(before) < 36
     watched = {}
     import threading
     def watch(): # the parts go when the job is sealed
@@ -95,6 +95,28 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
     thread.join()
     assert all(watched[name] == stamp for name, stamp in before.items()) # none was made again
     assert content_sum(job.out / "predictions.parquet") == whole
+
+
+def test_a_model_answers_all_its_tasks_before_the_next_is_loaded(study):
+    run = prepared("order", **{"launch.lanes": 1})
+    assert [j.name for j in baselines.question_jobs(run)][:3] == ["qwen3-vl-8b", "qwen3-vl-8b.closed-qa", "qwen3-vl-8b.closed-negative-qa"]
+    loads = [job.inputs[-1].name for job in baselines.question_jobs(run)]
+    assert sum(a != b for a, b in zip(loads, loads[1:])) == 3
+
+
+def test_another_table_of_variants_is_another_score(study, monkeypatch):
+    run = prepared("variants")
+    before = {t: baselines.question_job(run, "idefics2-8b", t).key() for t in prompts.TASKS}
+    monkeypatch.setattr(baselines, "name_variants", lambda: ({"rose": [("rosa", 1)]}, {1: "?"}))
+    after = {t: baselines.question_job(run, "idefics2-8b", t).key() for t in prompts.TASKS}
+    assert [t for t in prompts.TASKS if before[t] != after[t]] == ["open-qa"]
+
+
+def test_shipped_profiles_pin_what_they_load():
+    import yaml
+    models = yaml.safe_load((ROOT / "flowers102_study/profiles/paper.yaml").read_text())["models"]
+    unpinned = [m for m in models.values() if isinstance(m, str) and "/" in m and "@" not in m]
+    assert unpinned == ["Salesforce/instructblip-flan-t5-xl"] # its commit could not be learnt; its record will say which it was
 
 
 def test_exported_questions_can_be_trained_from(smoke, tmp_path):
@@ -121,8 +143,9 @@ def test_compares_with_a_log_of_lmms_eval(smoke, tmp_path):
     rows = [{"doc_id": i, "target": "?", "filtered_resps": [said[image] if i else "something else"], "exact": 0.} for i, image in enumerate(images)]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = call(smoke, "flowers102-study", "compare", tmp_path / "samples.jsonl", "--name", "smoke").stdout
-    assert f"{images[0]}: lmms-eval 'something else'" in told and "24 pictures; same answer 23, other class 1" in told
-    (tmp_path / "other.jsonl").write_text('{"a": 1}')
+    assert "24 pictures; same answer 23" in told and ("1 neither" in told.replace("neither names a class 1", "1 neither") or "other class 1" in told)
+    assert f"{images[0]}: lmms-eval 'something else'" in told and "not alike: pictures were seen at 48 pixels here" in told and "not alike: numbers were auto here" in told
+    (tmp_path / "other.jsonl").write_text("no JSON")
     refused = call(smoke, "flowers102-study", "compare", tmp_path / "other.jsonl", "--name", "smoke", check=False)
     assert refused.returncode == 2 and "is not a samples file" in refused.stderr
 

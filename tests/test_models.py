@@ -123,12 +123,37 @@ def test_bad_models_are_refused_with_advice(saved, tmp_path):
     weights.pop(next(k for k in weights if "connector" in k))
     save_file(weights, torn / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SettingsError, match="lacks 1 of its weights"): models.load(str(torn), 48)
+    cut = tmp_path / "cut" # a download that ended early
+    shutil.copytree(saved["idefics2-8b"], cut)
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:100_000])
+    with pytest.raises(SettingsError, match="could not load"): models.load(str(cut), 48)
+    other = tmp_path / "shapes"
+    shutil.copytree(saved["idefics2-8b"], other)
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 64
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match="could not load"): models.load(str(other), 48)
+    mute = tmp_path / "mute" # no chat template
+    shutil.copytree(saved["idefics2-8b"], mute)
+    (mute / "chat_template.jinja").unlink()
+    with pytest.raises(SettingsError, match="chat template"): models.load(str(mute), 48)
     pickled = tmp_path / "pickled"
     shutil.copytree(saved["idefics2-8b"], pickled)
     (pickled / "model.safetensors").unlink()
     import torch
     torch.save({}, pickled / "pytorch_model.bin")
     with pytest.raises(SettingsError, match="safetensors"): models.load(str(pickled), 48)
+
+
+def test_older_files_still_load(saved, tmp_path):
+    old = tmp_path / "old" # as InstructBLIP's were before transformers 4.46: no number of queries in the processor; and no end token in the generation settings
+    shutil.copytree(saved["instructblip-flan-t5-xl"], old)
+    config = json.loads((old / "processor_config.json").read_text())
+    (old / "processor_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "num_query_tokens"}))
+    how = json.loads((old / "generation_config.json").read_text())
+    (old / "generation_config.json").write_text(json.dumps({k: v for k, v in how.items() if k != "eos_token_id"}))
+    one, two = models.load(str(old), 48), models.load(str(saved["instructblip-flan-t5-xl"]), 48)
+    assert one.ends == two.ends and models.answer(one, PICTURES, QUESTIONS) == models.answer(two, PICTURES, QUESTIONS)
 
 
 def test_real_sizes_on_meta():

@@ -255,14 +255,14 @@ def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../../nbs/core/launch.ipynb #ec5bb031
+# %% ../../nbs/core/launch.ipynb #9c5de695
 @contextmanager
 def alone(folder: Path, what: str = "jobs"):
     "Hold a lock on a run's jobs, or on its notebooks, for the length of a `with` block; raise SettingsError where another process holds it."
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{what}.lock", "w") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise SettingsError(f"{shown(folder)} is being worked on by another process; wait for it, or use another name") from None
+        except OSError: raise SettingsError(f"{shown(folder)} is being worked on by another process; wait until it ends") from None
         yield # the lock goes with the file, also when this process is killed
 
 
@@ -289,7 +289,8 @@ def work_off(run: Run, jobs: list, title: str, board: Board):
     log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single), len(jobs))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        children = [start_lane(run, jobs[i::side_by_side], f"{title}.{i}", file, board) for i in range(side_by_side)]
+        cuts = [len(jobs) * i // side_by_side for i in range(side_by_side + 1)] # neighbours stay together: they may share a model
+        children = [start_lane(run, jobs[a:b], f"{title}.{i}", file, board) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
         try: failed = wait(children)
         finally: stop(children)
     if failed:

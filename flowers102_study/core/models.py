@@ -38,7 +38,7 @@ def whole(pictures, processor) -> dict: # pixel_values (n, 3, side, side)
     "Leave normalised pictures as they are."
     return {"pixel_values": pictures}
 
-# %% ../../nbs/core/models.ipynb #a8f012fd
+# %% ../../nbs/core/models.ipynb #62e022b2
 def chat(processor, question: str, system: str = "", answer: str | None = None) -> str:
     "Write a question about a picture in a model's chat format, ready for its answer, or with it."
     said = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
@@ -53,21 +53,20 @@ def qwen_tokens(processor, text: str, count: int) -> list:
 
 
 def idefics_tokens(processor, text: str, count: int) -> list:
-    "Tokenise a conversation with `count` tokens for its picture, between two marks."
-    mark, picture = processor.fake_image_token, processor.image_token
-    text = text.replace(picture, f"{mark}{picture * count}{mark}")
-    return processor.tokenizer(text.replace(f"{picture}{mark}", f"{picture}{mark} ") if text.split(mark)[-1][:1] not in ("", " ", "<", "\n") else text).input_ids
+    "Tokenise a conversation; the processor itself puts `count` tokens between two marks for the picture."
+    return processor(text=[text])["input_ids"][0]
 
 
 def blip_tokens(processor, text: str, count: int) -> list:
     "Tokenise a question after `count` tokens for the picture."
     return [processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))] * count + processor.tokenizer(text).input_ids
 
-# %% ../../nbs/core/models.ipynb #6c8378c8
+# %% ../../nbs/core/models.ipynb #58beb443
 def continuation(vlm, question: str, name: str) -> list:
     "Tokenise a name as the answer to a question, end token included."
     asked, told = (vlm.family.tokens(vlm.processor, chat(vlm.processor, question, vlm.system, answer), vlm.count) for answer in (None, name))
-    require(told[:len(asked)] == asked, f"the tokens of {name!r} melt into the prompt's; this chat template cannot be ranked with")
+    require(told[:len(asked)] == asked, f"the tokens of {name!r} melt into the prompt's; names cannot be ranked with this chat template")
+    require(any(token in vlm.ends for token in told[len(asked):]), f"nothing in the chat template ends an answer ({vlm.ends} would); names cannot be ranked with it")
     return ended(told[len(asked):], vlm.ends)
 
 
@@ -81,14 +80,14 @@ def ended(tokens: list, ends: list) -> list:
     at = next((i for i, token in enumerate(tokens) if token in ends), None)
     return tokens + ends[:1] if at is None else tokens[:at + 1]
 
-# %% ../../nbs/core/models.ipynb #a51002f5
+# %% ../../nbs/core/models.ipynb #cd3dac35
 @dataclass(frozen=True)
 class Family:
     "What differs between architectures."
     processor: str # the processor's class, here or in transformers
     pixels: Callable # (pictures, processor) -> tensors
     tokens: Callable # (processor, text, image tokens) -> ids
-    answer: Callable # (vlm, question, name) -> ids
+    name_tokens: Callable # (vlm, question, name) -> ids
     decoder: str # where the language model sits
     text: Callable = chat # (processor, question, system) -> text
     typed: bool = False # wants mm_token_type_ids
@@ -132,7 +131,7 @@ def save_processor(processor, folder: Path):
              "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}}
     write_json(path, config | {"processor_class": "Qwen3VLProcessor", "video_processor": video})
 
-# %% ../../nbs/core/models.ipynb #5f701d9e
+# %% ../../nbs/core/models.ipynb #18b339d8
 def split_source(source: str) -> tuple: # (id or folder, revision or None)
     "Split OWNER/NAME@REVISION; a folder has no revision."
     if Path(source).expanduser().is_dir(): return str(Path(source).expanduser()), None
@@ -144,7 +143,7 @@ def loaded(what, source: str, **options):
     "Call a from_pretrained; raise SettingsError that says what to do where it fails."
     name, revision = split_source(source)
     try: return what.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error: # a torn file, other shapes, a missing tokenizer: transformers has many ways to say so
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SettingsError(f"could not load {source!r}: {reason}\nIs it spelled right (OWNER/NAME@REVISION, or a folder written by save_pretrained), is the Hub "
                             "reachable, is there room on the disk, are its weights safetensors, and if access is gated, did you log in with: hf auth login?") from error
@@ -163,11 +162,13 @@ def load(
     config = loaded(AutoConfig, source)
     family = FAMILIES[one_of(config.model_type, FAMILIES, f"kind of model in {source!r}:")]
     kind = {"auto": torch.bfloat16 if str(device).startswith("cuda") else torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}[one_of(dtype, ("auto", "float32", "bfloat16"), "models.dtype")]
+    processor = loaded(processor_class(family.processor), source, backend="pil") # before gigabytes of weights
+    if getattr(processor, "num_query_tokens", 0) is None: processor.num_query_tokens = config.num_query_tokens # older files lack it
     net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, device_map={"": device}, use_safetensors=True, output_loading_info=True)
     absent = sorted(told["missing_keys"])
     require(not absent, f"{source!r} lacks {len(absent)} of its weights, {absent[:3]} among them: it was not saved whole")
-    processor = loaded(processor_class(family.processor), source, backend="pil")
-    return VLM(net.eval(), processor, size, system, commit_of(source))
+    try: return VLM(net.eval(), processor, size, system, commit_of(source))
+    except Exception as error: raise SettingsError(f"{source!r} was loaded, but its processor, tokenizer or chat template cannot be used: {error}") from error
 
 
 def commit_of(source: str) -> str: # "" for a folder
@@ -194,7 +195,7 @@ def normalised(
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
     return (x / 255 - mean) / std
 
-# %% ../../nbs/core/models.ipynb #24781663
+# %% ../../nbs/core/models.ipynb #9ae8caef
 class VLM:
     "A vision-language model that can be asked about pictures."
     def __init__(self,
@@ -207,7 +208,9 @@ class VLM:
         self.net, self.processor, self.size, self.system, self.revision = net, processor, size, system, revision
         self.family = FAMILIES[net.config.model_type]
         ends = net.generation_config.eos_token_id
-        self.ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None]
+        self.ends = [e for e in (*(ends if isinstance(ends, list) else [ends]), processor.tokenizer.eos_token_id) if e is not None]
+        self.ends, self.tries = list(dict.fromkeys(self.ends)), {}
+        require(bool(self.ends), "neither generation_config nor tokenizer says which token ends an answer (eos_token_id)")
         if hasattr(processor.image_processor, "do_image_splitting"): processor.image_processor.do_image_splitting = False
         self.probe()
 
@@ -218,17 +221,17 @@ class VLM:
         "Learn from the processor what the network will see; raise RuntimeError where our own preparation differs."
         import torch
         from PIL import Image
-        noise = np.random.default_rng(0).integers(0, 256, (self.size, self.size, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(64, 192, (self.size, self.size, 3), np.uint8) # nothing to clip, which Pillow does between its two passes
         text = self.family.text(self.processor, "?", self.system)
         theirs = self.processor(images=[Image.fromarray(noise)], text=[text], return_tensors="pt")
         ids = theirs["input_ids"][0].tolist()
-        self.image_token = next(getattr(self.net.config, key) for key in ("image_token_id", "image_token_index") if getattr(self.net.config, key, None) is not None)
+        self.image_token = getattr(self.net.config, "image_token_id", None) or self.net.config.image_token_index
         self.count = ids.count(self.image_token)
         self.side = theirs["image_grid_thw"][0, 1].item() * self.processor.image_processor.patch_size if "image_grid_thw" in theirs else theirs["pixel_values"].shape[-1]
         mine = self.family.pixels(self.normalised(noise[None]), self.processor)
         away = (mine["pixel_values"].float().cpu() - theirs["pixel_values"].float()).abs().max().item()
-        # to the last bit where nothing is resized; otherwise PyTorch's and Pillow's smoothing may differ by a few grey levels
-        if away > (1e-4 if self.side == self.size else .3): raise RuntimeError(f"pictures prepared here differ from the processor's by {away:.3f}")
+        # equal where nothing is resized; otherwise PyTorch and Pillow may round a grey level or two differently
+        if away > (1e-4 if self.side == self.size else .04): raise RuntimeError(f"pictures prepared here differ from the processor's by {away:.3f}")
         if ids != self.family.tokens(self.processor, text, self.count): raise RuntimeError("questions tokenised here differ from the processor's")
 
     def normalised(self, pictures): # (n, 3, side, side)
@@ -259,7 +262,7 @@ def inputs(
         found["qformer_input_ids"], found["qformer_attention_mask"] = padded([tokenizer(t).input_ids for t in texts], tokenizer.pad_token_id, vlm.device, left=False)
     return found
 
-# %% ../../nbs/core/models.ipynb #a7fbfe3a
+# %% ../../nbs/core/models.ipynb #0ca7aecc
 def answer(
     vlm: VLM,
     images, # (n, size, size, 3) uint8
@@ -271,7 +274,7 @@ def answer(
     from transformers import GenerationConfig
     batch, start = inputs(vlm, images, questions), getattr(vlm.net.config.get_text_config(), "decoder_start_token_id", None)
     how = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=vlm.ends, pad_token_id=vlm.processor.tokenizer.pad_token_id,
-                           decoder_start_token_id=start)
+                           decoder_start_token_id=start, bad_words_ids=vlm.net.generation_config.bad_words_ids)
     with torch.inference_mode(): tokens = vlm.net.generate(**batch, generation_config=how)
     tokens = tokens if vlm.family.encodes else tokens[:, batch["input_ids"].shape[1]:]
     return [text.strip() for text in vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

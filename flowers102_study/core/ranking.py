@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'Trie', 'build_trie', 'ancestors', 'additive', 'walk_decoder', 'walk_encoded', 'head', 'edge_log_probs',
-           'name_tokens', 'rank', 'normalise', 'rank_plainly', 'extended']
+           'name_tokens', 'trie_of', 'rank', 'normalise', 'rank_plainly', 'extended']
 
-# %% ../../nbs/core/ranking.ipynb #aa50d9b9
+# %% ../../nbs/core/ranking.ipynb #dcb08f0c
 from dataclasses import dataclass
 
 import numpy as np
 
 from .models import VLM, encoded, inputs
+from .settings import require
 
 # %% ../../nbs/core/ranking.ipynb #f5e25ffb
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def ancestors(trie: Trie) -> np.ndarray: # (nodes, nodes) bool: row sees column
         if parent: sees[node] |= sees[parent - 1]
     return sees
 
-# %% ../../nbs/core/ranking.ipynb #978d4d0e
+# %% ../../nbs/core/ranking.ipynb #698e1427
 def additive(sees, dtype): # 0 where True, the smallest number elsewhere
     "Turn a mask into what is added to attention scores."
     import torch
@@ -62,7 +63,9 @@ def walk_decoder(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     behind = getattr(vlm.net.model, "rope_deltas", None)
     place = torch.full((n, 1), mask.shape[1], device=vlm.device) if behind is None else mask.sum(1, keepdim=True) + behind
     embeds = vlm.net.get_input_embeddings()(torch.tensor([trie.tokens] * n, device=vlm.device))
-    after = vlm.net.get_submodule(vlm.family.decoder)(inputs_embeds=embeds, attention_mask=additive(sees, embeds.dtype), position_ids=place + torch.tensor(trie.depths, device=vlm.device), past_key_values=first.past_key_values, use_cache=True)
+    place = place + torch.tensor(trie.depths, device=vlm.device)
+    after = vlm.net.get_submodule(vlm.family.decoder)(inputs_embeds=embeds, attention_mask=additive(sees, embeds.dtype), position_ids=place,
+                                                      past_key_values=first.past_key_values, use_cache=True)
     return torch.cat([first.last_hidden_state[:, -1:], after.last_hidden_state], 1)
 
 # %% ../../nbs/core/ranking.ipynb #77a1a8a6
@@ -82,7 +85,7 @@ def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     return decoder(input_ids=tokens, attention_mask=mask.expand(n, -1, -1, -1), encoder_hidden_states=encoded(vlm, batch).last_hidden_state,
                    encoder_attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
 
-# %% ../../nbs/core/ranking.ipynb #40fef0b6
+# %% ../../nbs/core/ranking.ipynb #faf0daa0
 ROOM = 1 << 28 # logits, or places of a mask, held at a time: a gigabyte in float32
 
 
@@ -98,16 +101,27 @@ def edge_log_probs(vlm: VLM, states, trie: Trie): # (n, edges) float32
     "Return the log-probability of every edge's token after the node before it."
     import torch
     before, token = (torch.tensor(column, device=vlm.device) for column in zip(*trie.edges))
-    def of(some):
-        logits = head(vlm, some)
-        return logits[:, before, token] - logits.logsumexp(2)[:, before]
-    vocabulary = vlm.net.config.get_text_config().vocab_size
-    return torch.cat([of(some) for some in states.split(max(1, ROOM // (states.shape[1] * vocabulary)))])
+    found = torch.empty(len(states), len(before), device=vlm.device)
+    most = max(1, ROOM // (len(states) * vlm.net.config.get_text_config().vocab_size)) # nodes at a time
+    for start in range(0, states.shape[1], most):
+        here = (before >= start) & (before < start + most)
+        logits = head(vlm, states[:, start:start + most])
+        found[:, here] = logits[:, before[here] - start, token[here]] - logits.logsumexp(2)[:, before[here] - start]
+    return found
 
-# %% ../../nbs/core/ranking.ipynb #fef3c5ec
+# %% ../../nbs/core/ranking.ipynb #3ce30010
 def name_tokens(vlm: VLM, question: str, names: list) -> list: # of lists of tokens
     "Tokenise names as answers to a question, each with its end token."
-    return [vlm.family.answer(vlm, question, name) for name in names]
+    return [vlm.family.name_tokens(vlm, question, name) for name in names]
+
+
+def trie_of(vlm: VLM, questions: list, names: list) -> Trie:
+    "Return the tree of the names after these questions, the one at hand if it is the same."
+    key = (questions[0], tuple(names))
+    if key not in vlm.tries: vlm.tries = {key: build_trie(name_tokens(vlm, questions[0], names))}
+    for other in set(questions) - {questions[0]}: # a question's last words must not change a name's first token
+        require(name_tokens(vlm, other, names[:1]) == name_tokens(vlm, questions[0], names[:1]), "these questions need trees of their own: rank them apart")
+    return vlm.tries[key]
 
 
 def rank(
@@ -118,7 +132,7 @@ def rank(
 ) -> np.ndarray: # (n, names) float32: log-likelihoods, end token included
     "Score every name as the answer to a question about each picture."
     import torch
-    trie = build_trie(name_tokens(vlm, questions[0], names))
+    trie = trie_of(vlm, questions, names)
     walk, nodes = walk_encoded if vlm.family.encodes else walk_decoder, len(trie.tokens) + 1
     batch = inputs(vlm, images, questions)
     most = max(1, ROOM // (nodes * (nodes + batch["input_ids"].shape[1]))) # pictures whose masks fit

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'project_root', 'stages', 'package_folder', 'require',
-           'flat', 'fits', 'set_key', 'read_profile', 'Run', 'run_name', 'open_run', 'data_source', 'notebook_run',
-           'shown']
+           'flat', 'fits', 'set_key', 'read_profile', 'Run', 'run_name', 'open_run', 'model_folder', 'data_source',
+           'notebook_run', 'shown']
 
 # %% ../../nbs/core/settings.ipynb #1f677b50
 import difflib
@@ -159,7 +159,7 @@ class Run:
     def drawn(self) -> bool: # every figure and table of such a run says so
         return self.settings["data"]["source"] == "drawn"
 
-# %% ../../nbs/core/settings.ipynb #1d1e539d
+# %% ../../nbs/core/settings.ipynb #96daba40
 SOURCES = ("drawn", "oxford")
 
 
@@ -183,12 +183,22 @@ def open_run(
     if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve()) # a kernel runs in another folder
     settings = read_profile(profile, overrides)
     settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
+    for block, key in [("resnet", "model"), *(("models", key) for key in settings["models"])]: settings[block][key] = model_folder(settings[block][key])
     if data: data = source
     name = name or run_name(profile, data)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise SettingsError(f"a run's name may hold letters, digits, '.', '_' and '-'; got {name!r}")
     asked = dict(profile=str(profile), name=name, data=data, overrides=dict(overrides or {}))
     return Run(str(profile), name, settings, project_root() / "runs" / name, asked)
+
+
+def model_folder(
+    value, # of a key that may name a model's folder
+): # the same; a folder with its whole path
+    "Resolve a model's folder from the working folder or the project: jobs run elsewhere."
+    if not isinstance(value, str) or value == "pocket": return value
+    places = (Path.cwd() / Path(value).expanduser(), project_root() / Path(value).expanduser())
+    return next((str(p.resolve()) for p in places if (p / "config.json").is_file()), value)
 
 
 def data_source(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD', 'write_part', 'read_parts', 'spread', 'borrow', 'model_source', 'extract']
 
-# %% ../../nbs/core/shards.ipynb #26d41c76
+# %% ../../nbs/core/shards.ipynb #fb072cc7
 import io
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .launch import join_processes, progress
-from .records import write
+from .records import write, write_json
 
 # %% ../../nbs/core/shards.ipynb #3524124e
 def write_part(
@@ -39,13 +39,14 @@ def read_parts(
         with np.load(Path(folder) / f"{k:06d}.npz", allow_pickle=False) as part: parts.append({name: part[name] for name in part.files})
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-# %% ../../nbs/core/shards.ipynb #ad331d9c
+# %% ../../nbs/core/shards.ipynb #7d7f39d2
 def spread(
     accelerator, # what joins the processes
     folder: Path, # a job's; the parts lie in its checkpoints
     n: int, # rows
     batch: int, # rows at a time
     work, # function of an array of rows -> {name: array}
+    meter=None, # a Meter, whose reading is kept beside the parts for a job's next life
 ) -> dict | None: # {name: array over all rows}, on the first process; None on the others
     "Work through all rows, a batch a file, each process its share."
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -53,6 +54,7 @@ def spread(
     parts.mkdir(parents=True, exist_ok=True)
     for k in range(rank, count, world):
         if not (parts / f"{k:06d}.npz").exists(): write_part(parts, k, work(np.arange(k * batch, min(n, (k + 1) * batch))))
+        if rank == 0 and meter: write_json(parts / "measured.json", meter.read())
         if rank == 0: progress(name, min(n, (k + world) * batch), n, "pictures")
     accelerator.wait_for_everyone()
     return read_parts(parts, count) if accelerator.is_main_process else None
@@ -79,9 +81,9 @@ def model_source(spec: dict, inputs: list) -> str:
     "Return where a job's model is: its last input, if the pocket makes it."
     return str(inputs[-1]) if spec["model"] == "pocket" else spec["model"]
 
-# %% ../../nbs/core/shards.ipynb #0ebe4ab6
+# %% ../../nbs/core/shards.ipynb #d70f33cd
 def extract(
-    spec: dict, # {"model", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
+    spec: dict, # {"model", "weights", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
     inputs: list, # [data], and the model where the pocket makes it
     folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32
 ):
