@@ -8,9 +8,10 @@ __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 
            'existing_run', 'results_command', 'opened_run', 'prompts_command', 'compare_command', 'publish_command',
            'execute_in_place', 'notebooks_command', 'rendered', 'readme_command', 'main']
 
-# %% ../nbs/cli.ipynb #8095bbe3
+# %% ../nbs/cli.ipynb #eea83a2c
 import importlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -23,7 +24,7 @@ import yaml
 
 from .core.launch import alone, clock, command, devices, lanes, processes
 from .core.metrics import percent
-from .core.notebooks import KERNEL, execute, notebook_done
+from .core.notebooks import KERNEL, QUIET, execute, notebook_done
 from .core.records import read_results, sealed, write, write_json
 from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown, stages
 
@@ -166,7 +167,7 @@ def print_plan(run: Run, chosen: dict):
             most = {k: max(v, need[k]) for k, v in most.items()}
     say_fit(run, total, most, found)
 
-# %% ../nbs/cli.ipynb #e3c74cf1
+# %% ../nbs/cli.ipynb #86539b0a
 def lane_titles(run: Run, stage: str, jobs: list) -> list: # (title, number, single), as the notebooks start them
     "List the lanes of a stage: single jobs one after the other, the rest side by side."
     alone_ones = [(job.name, 0, True) for job in jobs if job.single]
@@ -176,7 +177,6 @@ def lane_titles(run: Run, stage: str, jobs: list) -> list: # (title, number, sin
 
 def say_fit(run: Run, disk: float, most: dict, found: list):
     "Print the sums, and warn where the machine is too small."
-    import os
     free = shutil.disk_usage(project_root()).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     together = most["host"] * (1 if found else lanes(run))
@@ -275,12 +275,13 @@ def publish_command(name: str = typer.Option("pocket", help="of the run")):
     write_json(records / "seconds.json", {path.stem: record["seconds"] for path, record in zip(stages().values(), shown_by)})
     print(f"published to {shown(figures)} and {shown(records)}")
 
-# %% ../nbs/cli.ipynb #40dc610c
+# %% ../nbs/cli.ipynb #83d56983
 def execute_in_place(path: Path):
     "Execute a notebook with its default parameters and keep the outputs, without papermill's own metadata."
     import nbformat
     import papermill
     working = path.with_name(f".executing-{path.name}")
+    os.environ |= QUIET
     try:
         papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False, cwd=str(project_root()), **KERNEL)
         book = nbformat.read(working, as_version=4)
