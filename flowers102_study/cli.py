@@ -139,7 +139,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #5e4c6d8c
+# %% ../nbs/cli.ipynb #0ba0b9b9
 def size(count: float) -> str: # "3.5 GB"
     "Write a number of bytes."
     for unit in ("B", "kB", "MB", "GB"):
@@ -152,7 +152,7 @@ def print_plan(run: Run, chosen: dict):
     found = devices()
     where = ", ".join(f"{d['name']} ({size(d['bytes'])})" for d in found) or "no GPU: a CPU"
     print(f"run {run.name}: profile {run.profile}, data {shown_source(run)}\ndevices: {where}; {processes(run)} process(es) a job, {lanes(run)} job(s) side by side\n")
-    total, most = 0, {"host": 0, "gpu": 0}
+    total, most, checkpoints = 0, {"host": 0, "gpu": 0}, {}
     for stage, path in chosen.items():
         module = stage_module(stage)
         jobs = module.jobs(run)
@@ -163,11 +163,13 @@ def print_plan(run: Run, chosen: dict):
             model = f"{need['model']}{'@' + need['revision'][:12] if need['revision'] else ''}, {need['parameters']:,} parameters; " if "model" in need else ""
             print(f"    {job.name:24} {'done' if job.done() else 'to do':6} {model}disk {size(need['disk'])}, host memory {size(need['host'])}"
                   + (f", GPU memory {size(need['gpu'])}" if found and need["gpu"] else ""))
-            total += need["disk"]
+            if "model" not in need: total += need["disk"]
+            else: checkpoints[need["model"]] = need["disk"] # downloaded once, however many jobs ask it
             most = {k: max(v, need[k]) for k, v in most.items()}
-    say_fit(run, total, most, found)
+    if checkpoints: print(f"\ncheckpoints, downloaded from the Hub where they are not folders or in its cache: {size(sum(checkpoints.values()))}" + ("" if found else "; meant for GPUs: how long this takes on a CPU is not estimated"))
+    say_fit(run, total + sum(checkpoints.values()), most, found)
 
-# %% ../nbs/cli.ipynb #86539b0a
+# %% ../nbs/cli.ipynb #ce6d9463
 def lane_titles(run: Run, stage: str, jobs: list) -> list: # (title, number, single), as the notebooks start them
     "List the lanes of a stage: single jobs one after the other, the rest side by side."
     alone_ones = [(job.name, 0, True) for job in jobs if job.single]
@@ -182,7 +184,8 @@ def say_fit(run: Run, disk: float, most: dict, found: list):
     together = most["host"] * (1 if found else lanes(run))
     print(f"\nin all: disk {size(disk)} of {size(free)} free; host memory {size(together)} of {size(memory)}" + (f"; GPU memory {size(most['gpu'])}" if found else ""))
     for what, needed, there in (("disk", disk, free), ("host memory", together, memory), ("GPU memory", most["gpu"], min([d["bytes"] for d in found], default=0))):
-        if there and needed > there: print(f"warning: {what} may not be enough; fewer jobs side by side (--set launch.lanes=1), a smaller batch or more GPUs need less")
+        advice = "the Hub's cache can lie elsewhere (HF_HOME)" if what == "disk" else "fewer jobs side by side (--set launch.lanes=1), a smaller batch or more GPUs need less"
+        if there and needed > there: print(f"warning: {what} may not be enough; {advice}")
 
 
 def shown_source(run: Run) -> str:
@@ -190,7 +193,7 @@ def shown_source(run: Run) -> str:
     source = run.data["source"]
     return Path(source).name if Path(source).is_absolute() else source
 
-# %% ../nbs/cli.ipynb #d79b7f14
+# %% ../nbs/cli.ipynb #8d794034
 def existing_run(name: str) -> Path:
     "Return a run's folder; refuse a name that has none, and name the nearest."
     folder = project_root() / "runs"
@@ -211,10 +214,12 @@ def results_command(
     if results[0]["origin"]["source"] == "drawn": print("drawn flowers, pocket-sized models")
     width = max(len(r["arm"]) for r in results)
     task = lambda r: r["settings"].get("task", "open-qa") # closed questions are another game: a block of their own each
+    heading = "open-qa"
     for r in sorted(results, key=lambda r: (task(r) != "open-qa", task(r), -r["accuracy"])):
+        if heading != (heading := task(r)): print(f"\n{heading}")
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
-# %% ../nbs/cli.ipynb #c03c4a45
+# %% ../nbs/cli.ipynb #a4a04428
 def opened_run(name: str) -> Run:
     "Open a run by the name of its folder, as it was asked for."
     folder = existing_run(name)
@@ -235,6 +240,7 @@ def prompts_command(
     job = prompts_job(run)
     if not job.done(): raise SettingsError(f"run {name!r} has no questions yet; first: {run.command('prompts')}")
     for file in export_prompts(job.out, run.data_folder, task, Path(out).expanduser()): print(file)
+    print(f"written to {out}, with the pictures that they name in {out}/images; transformers/ and lmms-engine/ hold training messages")
 
 
 @app.command("compare")
@@ -247,7 +253,7 @@ def compare_command(
     from flowers102_study.core.peers import VERDICTS, compare, known_differences, read_samples
     from flowers102_study.core.records import read_predictions, read_result
     from flowers102_study.data import read_index, read_report
-    if not Path(samples).is_file(): raise SettingsError(f"no file at {samples}")
+    if not Path(samples).is_file(): raise SettingsError(f"no file at {samples}; it takes lmms-eval's <date>_samples_flowers102_open_qa.jsonl (how to make one: nbs/core/peers.ipynb)")
     run = opened_run(name)
     images, names = read_index(run.data_folder, "test").image_id.tolist(), read_report(run.data_folder)["classes"]
     one_of(arm, [r["arm"] for r in read_results(run.folder)], "arm")
