@@ -159,7 +159,7 @@ class Run:
     def drawn(self) -> bool: # every figure and table of such a run says so
         return self.settings["data"]["source"] == "drawn"
 
-# %% ../../nbs/core/settings.ipynb #96daba40
+# %% ../../nbs/core/settings.ipynb #32c81713
 SOURCES = ("drawn", "oxford")
 
 
@@ -200,7 +200,7 @@ def model_folder(
     places = (Path.cwd() / Path(value).expanduser(), project_root() / Path(value).expanduser())
     return next((str(p.resolve()) for p in places if (p / "config.json").is_file()), value)
 
-
+# %% ../../nbs/core/settings.ipynb #01a9abc8
 def data_source(
     source: str, # as it was asked for
 ) -> str: # the same; a folder with its whole path
