@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['world_job', 'shared', 'model_job', 'question_job', 'arms', 'ask_open', 'ask_closed', 'evaluate', 'rerun_facts',
-           'open_columns', 'said_class', 'closed_columns', 'negative_columns', 'jobs', 'question_jobs', 'needs',
-           'kinds']
+           'open_columns', 'said_class', 'closed_columns', 'negative_columns', 'jobs', 'for_lanes', 'question_jobs',
+           'needs', 'kinds']
 
 # %% ../nbs/03_baselines.ipynb #40a2fcf5
 import json
@@ -167,20 +167,24 @@ def negative_columns(rows: list, found: dict, names: list) -> tuple: # (columns,
     return {"label": np.full(len(rows), -1), "shown": [r["label"] for r in rows], "form": form, "answer": answers, "prediction": said,
             "control_answer": controls, "control_prediction": other}, scores
 
-# %% ../nbs/03_baselines.ipynb #fd7a5c68
+# %% ../nbs/03_baselines.ipynb #286f2570
 def jobs(run: Run) -> list:
     "List this stage's jobs: the pocket's world and models, then every model's questions, grouped so that a lane keeps its model."
     for task in run.baselines["tasks"]: one_of(task, TASKS, "task (baselines.tasks)")
     require(min(run.baselines["batch"], run.baselines["tokens"], run.models["size"] // 8) >= 1, "baselines.batch and tokens must be at least 1, models.size at least 8")
     one_of(run.models["dtype"], ("auto", "float32", "bfloat16"), "value of models.dtype")
-    made = [job for job in (model_job(run, arm) for arm in arms(run)) if job]
-    made = made[::2] + made[1::2] # a larger and a smaller one for each of two lanes
+    made = [job for job in (model_job(run, arm) for arm in for_lanes(arms(run))) if job]
     return ([world_job(run)] if made else []) + made + question_jobs(run)
+
+
+def for_lanes(arms: list) -> list:
+    "Order models so that each of two lanes gets a larger and a smaller one."
+    return arms[::2] + arms[1::2]
 
 
 def question_jobs(run: Run) -> list:
     "List the jobs in which models answer, a model's one after the other."
-    return [question_job(run, arm, task) for arm in arms(run)[::2] + arms(run)[1::2] for task in run.baselines["tasks"]]
+    return [question_job(run, arm, task) for arm in for_lanes(arms(run)) for task in run.baselines["tasks"]]
 
 # %% ../nbs/03_baselines.ipynb #71cdb1f9
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu

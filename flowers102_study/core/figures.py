@@ -45,7 +45,7 @@ def save(
         fig.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", **extra)
         write(run.figures / f"{name}.{kind}", buffer.getvalue())
 
-# %% ../../nbs/core/figures.ipynb #7cc03b67
+# %% ../../nbs/core/figures.ipynb #0212057f
 def sheet(
     pictures, # (n, height, width, 3) uint8, or a list of such pictures
     titles=None, # n short texts
@@ -71,6 +71,8 @@ def dots(
     scores, # n dicts {"value" or "accuracy", "interval"}
     colour=COLOURS[0], # of all, or a list of n
     marker="o", # of all, or a list of n
+    shift: float = 0., # of a row's height, to draw several scores a row
+    label: str | None = None, # for the legend
 ):
     "Draw values with their 95 % intervals as horizontal dots, in percent."
     n = len(names)
@@ -78,7 +80,7 @@ def dots(
     for y, (score, c, m) in enumerate(zip(scores, colours, markers)):
         value = 100 * score.get("value", score.get("accuracy"))
         low, high = (100 * v for v in score["interval"])
-        ax.errorbar(value, y, xerr=[[max(0, value - low)], [max(0, high - value)]], color=c, marker=m, ms=4.5, lw=1.3, capsize=2)
+        ax.errorbar(value, y + shift, xerr=[[max(0, value - low)], [max(0, high - value)]], color=c, marker=m, ms=4.5, lw=1.3, capsize=2, label=None if y else label)
     ax.set(yticks=range(n), yticklabels=names, ylim=(n - .5, -.5))
     ax.grid(axis="x", lw=.4, alpha=.6)
 
