@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
-           'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
+           'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
            'hidden_states', 'encoded']
 
-# %% ../../nbs/core/models.ipynb #988949be
+# %% ../../nbs/core/models.ipynb #c80ea514
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Callable
 import numpy as np
 
 from .settings import SettingsError, one_of, require
+from .towers import streamline
 
 # %% ../../nbs/core/models.ipynb #cf21649f
 def patches(pictures, processor) -> dict: # pixel_values (n · patches, channels · 2 · side²), image_grid_thw (n, 3)
@@ -80,7 +81,7 @@ def ended(tokens: list, ends: list) -> list:
     at = next((i for i, token in enumerate(tokens) if token in ends), None)
     return tokens + ends[:1] if at is None else tokens[:at + 1]
 
-# %% ../../nbs/core/models.ipynb #cd3dac35
+# %% ../../nbs/core/models.ipynb #a350ff65
 @dataclass(frozen=True)
 class Family:
     "What differs between architectures."
@@ -89,6 +90,7 @@ class Family:
     tokens: Callable # (processor, text, image tokens) -> ids
     name_tokens: Callable # (vlm, question, name) -> ids
     decoder: str # where the language model sits
+    tower: str # where the vision tower sits
     text: Callable = chat # (processor, question, system) -> text
     typed: bool = False # wants mm_token_type_ids
     queried: bool = False # wants the question for its Q-Former, too
@@ -101,9 +103,9 @@ def bare(processor, question: str, system: str = "", answer: str | None = None) 
 
 
 FAMILIES = { # by transformers' model_type
-    "qwen3_vl": Family("QwenProcessor", patches, qwen_tokens, continuation, "model.language_model", typed=True),
-    "idefics2": Family("Idefics2Processor", single, idefics_tokens, continuation, "model.text_model"),
-    "instructblip": Family("InstructBlipProcessor", whole, blip_tokens, own_answer, "language_model.decoder", bare, queried=True, encodes=True)}
+    "qwen3_vl": Family("QwenProcessor", patches, qwen_tokens, continuation, "model.language_model", "model.visual", typed=True),
+    "idefics2": Family("Idefics2Processor", single, idefics_tokens, continuation, "model.text_model", "model.vision_model"),
+    "instructblip": Family("InstructBlipProcessor", whole, blip_tokens, own_answer, "language_model.decoder", "vision_model", bare, queried=True, encodes=True)}
 
 # %% ../../nbs/core/models.ipynb #3556288c
 @functools.cache
@@ -131,12 +133,24 @@ def save_processor(processor, folder: Path):
              "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}}
     write_json(path, config | {"processor_class": "Qwen3VLProcessor", "video_processor": video})
 
-# %% ../../nbs/core/models.ipynb #18b339d8
+# %% ../../nbs/core/models.ipynb #581ba062
 def split_source(source: str) -> tuple: # (id or folder, revision or None)
     "Split OWNER/NAME@REVISION; a folder has no revision."
     if Path(source).expanduser().is_dir(): return str(Path(source).expanduser()), None
     name, _, revision = source.partition("@")
     return name, revision or None
+
+
+def base_of(source: str) -> str: # the same, where it is no adapter
+    "Return the model that an adapter belongs to, as OWNER/NAME@REVISION or a folder."
+    from transformers.utils import find_adapter_config_file
+    name, revision = split_source(source)
+    try: path = find_adapter_config_file(name, revision=revision)
+    except OSError: path = None # not there at all; loading it says so
+    if path is None: return source
+    import json
+    config = json.loads(Path(path).read_text())
+    return config["base_model_name_or_path"] + (f"@{config['revision']}" if config.get("revision") else "")
 
 
 def loaded(what, source: str, **options):
@@ -150,7 +164,7 @@ def loaded(what, source: str, **options):
 
 
 def load(
-    source: str, # a Hub id with @revision, or a folder
+    source: str, # a Hub id with @revision, or a folder; with a whole model, or with an adapter that names its base
     size: int, # pixels a side of the pictures that will come
     device: str = "cpu",
     dtype: str = "auto", # auto: bfloat16 on a GPU, float32 on a CPU
@@ -159,7 +173,7 @@ def load(
     "Load a vision-language model."
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
-    config = loaded(AutoConfig, source)
+    config = loaded(AutoConfig, base_of(source))
     family = FAMILIES[one_of(config.model_type, FAMILIES, f"kind of model in {source!r}:")]
     kind = {"auto": torch.bfloat16 if str(device).startswith("cuda") else torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}[one_of(dtype, ("auto", "float32", "bfloat16"), "models.dtype")]
     processor = loaded(processor_class(family.processor), source, backend="pil") # before gigabytes of weights
@@ -167,7 +181,7 @@ def load(
     net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, device_map={"": device}, use_safetensors=True, output_loading_info=True)
     absent = sorted(told["missing_keys"])
     require(not absent, f"{source!r} lacks {len(absent)} of its weights, {absent[:3]} among them: it was not saved whole")
-    try: return VLM(net.eval(), processor, size, system, commit_of(source))
+    try: return VLM(streamline(net).eval(), processor, size, system, commit_of(source))
     except Exception as error: raise SettingsError(f"{source!r} was loaded, but its processor, tokenizer or chat template cannot be used: {error}") from error
 
 

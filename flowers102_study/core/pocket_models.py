@@ -8,7 +8,7 @@ __all__ = ['SPECIAL', 'END', 'FRAME', 'TEMPLATES', 'SIZE', 'PATCH', 'MEAN', 'LAR
            'optimizers', 'step', 'image_tokens', 'learn_to_see', 'wrapping', 'conversation', 'lessons', 'answer_loss',
            'learn_to_speak', 'sayings', 'pretrain']
 
-# %% ../../nbs/core/pocket_models.ipynb #cba8d7b0
+# %% ../../nbs/core/pocket_models.ipynb #9df47581
 import functools
 import json
 import os
@@ -19,6 +19,7 @@ import numpy as np
 from .captions import CHOSEN, turns
 from .launch import progress
 from .models import FAMILIES, VLM, chat, inputs, processor_class, save_processor
+from .towers import streamline
 
 # %% ../../nbs/core/pocket_models.ipynb #762fba87
 SPECIAL = { # the first is the padding
@@ -97,7 +98,7 @@ def enliven(net):
     normal_(net.query_tokens, std=.02)
     normal_(net.language_projection.weight, std=net.config.qformer_config.hidden_size ** -.5)
 
-# %% ../../nbs/core/pocket_models.ipynb #b5f58e55
+# %% ../../nbs/core/pocket_models.ipynb #d5985aee
 LARGER = {"width": 120, "layers": 5, "depth": 4} # Qwen3-VL-8B's stand-in
 ARCHITECTURES = {"qwen3-vl-8b": "qwen3_vl", "qwen3-vl-4b": "qwen3_vl", "instructblip-flan-t5-xl": "instructblip", "idefics2-8b": "idefics2"}
 
@@ -129,7 +130,7 @@ def build(
     if family == "instructblip": enliven(net)
     net.generation_config = transformers.GenerationConfig(eos_token_id=[name(END[family]), *([name("<end_of_utterance>")] if family == "idefics2" else [])],
                                                           pad_token_id=name(SPECIAL[family][0]), decoder_start_token_id=name("<pad>") if family == "instructblip" else None)
-    return VLM(net, processor, SIZE)
+    return VLM(streamline(net), processor, SIZE)
 
 # %% ../../nbs/core/pocket_models.ipynb #89d04dc2
 ASPECTS = ("colour", "second", "pattern", "heart", "centre", "petals", "genus", "blooms", "ground")
