@@ -6,7 +6,8 @@
 __all__ = ['adapters', 'trainable', 'count_trained', 'validation_accuracy', 'read_lessons', 'step_count', 'start', 'train',
            'finish_model', 'sft_arm', 'train_job', 'arm_job', 'jobs', 'needs']
 
-# %% ../nbs/04_sft.ipynb #388d358b
+# %% ../nbs/04_sft.ipynb #33b06ce5
+import copy
 import json
 import re
 from pathlib import Path
@@ -95,7 +96,7 @@ def start(spec: dict, inputs: list, device: str): # a VLM
     how = spec["models"]
     return load(model_source(spec, inputs), how["size"], device, "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system"])
 
-# %% ../nbs/04_sft.ipynb #62f4e284
+# %% ../nbs/04_sft.ipynb #1c60f560
 def train(
     spec: dict, # {"model", "weights", "models", "sft", "asking": batch and tokens of the validation, "seed"}
     inputs: list, # [data, prompts], and the base where the pocket makes it
@@ -112,14 +113,15 @@ def train(
     seen, names = read_lessons(*inputs[:2], "validation"), read_report(inputs[0])["classes"]
     batch, held, accumulation = share_out(block["batch"], block["at_once"], len(rows), accelerator.num_processes)
     steps, model = step_count(block, len(rows), batch), trainable(vlm, block)
-    counts = count_trained(model)
+    counts, student = count_trained(model), copy.copy(vlm)
+    student.net = model # with its adapters, and where weights are sharded the one that can gather them
     collate = lambda some: taught(vlm, pixels[some], [rows[i]["question"] for i in some], [rows[i]["answer"] for i in some])
-    score = lambda: validation_accuracy(accelerator, vlm, seen[1], seen[0], names, spec["asking"]["batch"], spec["asking"]["tokens"])
+    score = lambda: validation_accuracy(accelerator, student, seen[1], seen[0], names, spec["asking"]["batch"], spec["asking"]["tokens"])
     callbacks = [watcher(), keeper(folder.name.removesuffix(".partial"), -(-steps // block["validate"]), score, accelerator, meter)]
     how = arguments(parts, block, steps, held, accumulation, spec["seed"], accelerator.device.type == "cuda")
     state = train_along(model, line_up(len(rows), steps, batch, spec["seed"]), collate, answer_loss, how, callbacks, newest(parts, accelerator))
     if not accelerator.is_main_process: return
-    example = trace(vlm, pixels[0], rows[0]["question"], rows[0]["answer"])
+    example = trace(vlm, np.array(pixels[0]), rows[0]["question"], rows[0]["answer"])
     finish_model(spec, inputs, folder, vlm, state, {"steps": steps, "batch": batch, "world_size": accelerator.num_processes, "trace": example} | counts, meter)
 
 

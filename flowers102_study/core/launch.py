@@ -78,7 +78,7 @@ def lanes(run: Run, single: bool = False) -> int:
     if devices() or single: return 1
     return run.launch["lanes"] or max(1, (os.cpu_count() or 1) // (processes(run) * run.launch["threads"]))
 
-# %% ../../nbs/core/launch.ipynb #3301a4cc
+# %% ../../nbs/core/launch.ipynb #addbdb18
 CHILD = "from flowers102_study.core.launch import child; child()"
 
 
@@ -124,8 +124,9 @@ def environment(run: Run) -> dict: # for subprocess
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH")]))
     fixed = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
              "TOKENIZERS_PARALLELISM": "false"}
-    sharded = accelerate_config(run.launch["config"])["distributed_type"] == "FSDP"
-    if sharded and not devices() and processes(run) > 1: fixed["ACCELERATE_USE_FSDP"] = "true"
+    config = accelerate_config(run.launch["config"])
+    if config["distributed_type"] == "FSDP" and not devices() and processes(run) > 1: # on GPUs accelerate's launcher says the same
+        fixed |= {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value) for key, value in config["fsdp_config"].items()}
     return {k: v for k, v in os.environ.items() if k not in INHERITED} | fixed
 
 # %% ../../nbs/core/launch.ipynb #1d06743e

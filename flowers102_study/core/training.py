@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['taught', 'answer_loss', 'trace', 'line_up', 'share_out', 'bits', 'has_gradient', 'watcher', 'checkpoints', 'newest',
-           'keeper', 'arguments', 'train_along']
+           'keeper', 'arguments', 'shard_on_cpu', 'train_along']
 
 # %% ../../nbs/core/training.ipynb #625b17fb
 import json
@@ -134,7 +134,7 @@ def watcher(patience: int = 3): # a TrainerCallback
             if changed: raise RuntimeError(f"{len(changed)} frozen parameters have changed, {changed[:3]} among them")
     return Watcher()
 
-# %% ../../nbs/core/training.ipynb #a541d300
+# %% ../../nbs/core/training.ipynb #f87b05dd
 def checkpoints(
     folder: Path, # holds checkpoint-<step>
 ) -> dict: # {step: folder}, sealed ones only, in order
@@ -183,16 +183,17 @@ def keeper(
             best = f"  best validation {100 * state.best_metric:.1f} %" if state.best_metric is not None else ""
             progress(name, state.global_step, state.max_steps, f"loss {logs['loss']:.3f}{best}")
 
-        def on_save(self, args, state, control, **rest):
+        def on_save(self, args, state, control, model=None, **rest):
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                folder = Path(args.output_dir)
-                write_json(folder / "measured.json", meter.read())
-                seal(folder / f"checkpoint-{state.global_step}")
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                if hasattr(model, "peft_config"): model.peft_config["default"].save_pretrained(folder) # which Trainer leaves out where weights are sharded
+                write_json(folder.with_name("measured.json"), meter.read())
+                seal(folder)
             accelerator.wait_for_everyone()
     return Keeper()
 
-# %% ../../nbs/core/training.ipynb #84208458
+# %% ../../nbs/core/training.ipynb #098995b2
 def arguments(
     folder: Path, # of the checkpoints
     block: dict, # rate, warmup, decay, checkpointing
@@ -208,8 +209,18 @@ def arguments(
         lr_scheduler_type="cosine", warmup_steps=max(1, round(block["warmup"] * steps)), weight_decay=block["decay"], max_grad_norm=1., optim="adamw_torch_fused",
         bf16=gpu, use_cpu=not gpu, ddp_backend="gloo" if not gpu and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None, ddp_find_unused_parameters=False, seed=seed, data_seed=seed, train_sampling_strategy="sequential",
         dataloader_drop_last=True, dataloader_num_workers=0, dataloader_pin_memory=False, remove_unused_columns=False, label_names=["labels"],
-        gradient_checkpointing=block["checkpointing"], gradient_checkpointing_kwargs={"use_reentrant": False} if block["checkpointing"] else None,
-        logging_steps=max(1, steps // 60), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2, report_to="none", disable_tqdm=True)
+        logging_steps=max(1, steps // 60), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2, report_to="none", disable_tqdm=True,
+        **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if block["checkpointing"] else {}))
+
+
+def shard_on_cpu(trainer):
+    "Let FSDP2 shard on CPUs, where accelerate would leave it to DDP: what GPUs will run can then be tested without one."
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+    PartialState._shared_state["distributed_type"] = AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    trainer.is_fsdp_enabled = True
 
 
 def train_along(
@@ -225,6 +236,7 @@ def train_along(
     from transformers import PrinterCallback, Trainer
     trainer = Trainer(model, how, data_collator=collate, train_dataset=line.tolist(), compute_loss_func=loss, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and how.use_cpu: shard_on_cpu(trainer)
     trainer.model_accepts_loss_kwargs = False # the number of answer tokens goes to the loss, not into the network
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer.state
