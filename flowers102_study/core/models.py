@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
            'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
-           'hidden_states', 'encoded']
+           'pooled', 'hidden_states', 'encoded']
 
 # %% ../../nbs/core/models.ipynb #c80ea514
 import functools
@@ -293,7 +293,7 @@ def answer(
     tokens = tokens if vlm.family.encodes else tokens[:, batch["input_ids"].shape[1]:]
     return [text.strip() for text in vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-# %% ../../nbs/core/models.ipynb #edf31090
+# %% ../../nbs/core/models.ipynb #31f12bd1
 POOLINGS = ("last", "visual", "mean")
 
 
@@ -309,11 +309,20 @@ def features(
     batch = inputs(vlm, images, questions)
     for how in pooling: one_of(how, POOLINGS, "pooling")
     with torch.inference_mode(): states = hidden_states(vlm, batch)
-    visual, every = (batch["input_ids"] == vlm.image_token).float(), batch["attention_mask"].float()
-    mean = lambda state, mask: (state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    pool = {"last": lambda s: s[:, -1], "visual": lambda s: mean(s, visual), "mean": lambda s: mean(s, every)}
     require(all(-len(states) <= layer < len(states) for layer in layers), f"there are {len(states)} layers of hidden states, 0 to {len(states) - 1}; asked for {layers}")
-    return torch.stack([torch.stack([pool[how](states[layer].float()) for how in pooling], 1) for layer in layers], 1).cpu().numpy()
+    return torch.stack([torch.stack([pooled(states[layer], batch, vlm.image_token, how) for how in pooling], 1) for layer in layers], 1).cpu().numpy()
+
+
+def pooled(
+    state, # (n, tokens, width), of rows padded on the left
+    batch: dict, # input_ids and attention_mask, (n, tokens)
+    image_token: int,
+    how: str, # one of POOLINGS
+): # (n, width) float32
+    "Reduce a layer's hidden states to one vector a picture."
+    if how == "last": return state[:, -1].float()
+    mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[..., None].float()
+    return (state.float() * mask).sum(1) / mask.sum(1)
 
 
 def hidden_states(vlm: VLM, batch: dict) -> tuple: # of (n, tokens, width)
