@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'WORDINGS', 'DISTRACTORS', 'FORMS', 'own_rng', 'balanced', 'closest', 'distractors', 'options_text', 'choice',
-           'claimed', 'ask', 'picture_path', 'message_form', 'messages', 'schemas', 'write_lines', 'task_rows',
-           'write_prompts', 'class_genus', 'prompts_job', 'jobs', 'needs', 'read_prompts', 'export_prompts']
+           'claimed', 'open_question', 'ask', 'picture_path', 'message_form', 'messages', 'schemas', 'write_lines',
+           'task_rows', 'write_prompts', 'class_genus', 'prompts_job', 'jobs', 'needs', 'read_prompts',
+           'export_prompts']
 
 # %% ../nbs/01_prompts.ipynb #4651dbc7
 import difflib
@@ -89,7 +90,12 @@ def claimed(forms: dict, names: list, label: int, true: bool) -> dict: # questio
     "Ask whether a claim is true."
     return {"question": forms["claim"].replace("{name}", names[label]), "answer": "yes" if true else "no", "classes": [label]}
 
-# %% ../nbs/01_prompts.ipynb #348d7198
+# %% ../nbs/01_prompts.ipynb #8c2c3faa
+def open_question(block: dict) -> str: # of the profile's `prompts` block
+    "Word the open question."
+    return WORDINGS[block["wording"]]["open"].replace("{thing}", block["thing"])
+
+
 def ask(
     task: str, # one of TASKS
     image: str, # image_id
@@ -102,7 +108,7 @@ def ask(
 ) -> dict: # question, answer, and for closed tasks form, options, classes, control
     "Ask one question about one picture."
     forms = {k: v.replace("{thing}", block["thing"]) for k, v in WORDINGS[block["wording"]].items()}
-    if task == "open-qa": return {"question": forms["open"], "answer": names[label]}
+    if task == "open-qa": return {"question": open_question(block), "answer": names[label]}
     rng, most = own_rng(seed, task, image), min(block["options"], len(names))
     if task == "closed-qa":
         wrong = distractors(nearest, most - 1, block["distractors"], rng)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VLMHeadConfig', 'VLMForImageClassification', 'base_from', 'referenced', 'described', 'save_head']
 
-# %% ../../nbs/core/heads.ipynb #0a56c8e8
+# %% ../../nbs/core/heads.ipynb #56d99fb1
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .models import FAMILIES, VLM, POOLINGS, chat, loaded, pooled
+from .models import FAMILIES, POOLINGS, loaded, pooled
 from .settings import one_of, require
 from .towers import streamline
 
@@ -41,7 +41,7 @@ class VLMHeadConfig(PreTrainedConfig):
         self.width, self.hidden, self.side = width, hidden, side
         super().__init__(**rest)
 
-# %% ../../nbs/core/heads.ipynb #b2b692e9
+# %% ../../nbs/core/heads.ipynb #1ef5b805
 class VLMForImageClassification(PreTrainedModel):
     "A vision-language model with a classification head on its pooled hidden states."
     config_class, main_input_name, base_model_prefix = VLMHeadConfig, "pixel_values", ""
@@ -63,7 +63,7 @@ class VLMForImageClassification(PreTrainedModel):
         "Put the head on its base."
         family = FAMILIES[one_of(base.config.model_type, FAMILIES, "kind of base")]
         require(not family.encodes, "heads sit on decoders: Qwen3-VL or Idefics2")
-        self.base = streamline(base)
+        self.base, self._no_split_modules = streamline(base), base._no_split_modules
         return self
 
     def forward(self, pixel_values, labels=None, return_dict=None, **ignored): # pixel_values (n, 3, side, side)
@@ -86,7 +86,8 @@ class VLMForImageClassification(PreTrainedModel):
     def save_pretrained(self, save_directory, merged: bool = False, **options):
         "Store the head and the name of its base; merged: the base's weights, too."
         self.config.base_config = self.base.config.to_dict() if merged else None
-        self._keys_to_ignore_on_save = None if merged else [f"base.{name}" for name in self.base.state_dict()] if self.base is not None else None
+        weights = [] if merged or self.base is None else [f"base.{name}" for name in self.base.state_dict()]
+        self._keys_to_ignore_on_save = [name for name in weights if "lora_" not in name] or None # adapters that train along are the head's own
         super().save_pretrained(save_directory, **options)
 
     @classmethod
@@ -97,7 +98,7 @@ class VLMForImageClassification(PreTrainedModel):
         if parts[0].base is None: parts[0].put_on(referenced(parts[0].config, pretrained_model_name_or_path, options.get("dtype"))).eval()
         return model
 
-# %% ../../nbs/core/heads.ipynb #d7bbdc87
+# %% ../../nbs/core/heads.ipynb #9985c3aa
 def base_from(config: dict): # transformers' network with random weights
     "Make the base that a configuration describes."
     kind = AutoConfig.for_model(**{k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")})
@@ -112,33 +113,30 @@ def referenced(config: VLMHeadConfig, home, dtype=None): # transformers' network
 
 
 def described(
-    vlm: VLM, # the base, which the head will be put on
+    facts: dict, # of the base, as `prompt_facts` gives them
     source: str, # its Hub id with @revision, or its folder
     home: Path, # where the head's folder will be, in the end
-    question: str,
     names: list, # of the classes
     **where, # layer, pooling, width, hidden
 ) -> VLMHeadConfig:
     "Describe a head on a model."
     one_of(where["pooling"], POOLINGS, "pooling")
-    folder = Path(source).is_dir()
-    name, _, revision = (os.path.relpath(source, home), "", "") if folder else source.partition("@")
-    ids = vlm.family.tokens(vlm.processor, vlm.family.text(vlm.processor, question, vlm.system), vlm.count)
-    return VLMHeadConfig(base=name, revision=revision or vlm.revision, prompt_ids=ids, image_token=vlm.image_token, side=vlm.side, id2label=dict(enumerate(names)),
-                         label2id={n: i for i, n in enumerate(names)}, **where)
+    name, _, revision = (os.path.relpath(source, home), "", "") if Path(source).is_dir() else source.partition("@")
+    return VLMHeadConfig(base=name, revision=revision or facts["revision"], prompt_ids=facts["prompt_ids"], image_token=facts["image_token"], side=facts["side"],
+                         id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **where)
 
 
 def save_head(
     model: VLMForImageClassification,
-    vlm: VLM, # whose pixels the head expects
+    facts: dict, # of the base, whose pixels the head expects
     folder: Path, # to be filled
     merged: bool = False, # with the base's weights
 ):
     "Write a head and its image processor."
     from transformers import ViTImageProcessor
     model.save_pretrained(folder, merged=merged)
-    how, size = vlm.processor.image_processor, {"height": vlm.side, "width": vlm.side}
-    ViTImageProcessor(size=size, resample=int(how.resample), image_mean=list(how.image_mean), image_std=list(how.image_std)).save_pretrained(folder)
+    size = {"height": facts["side"], "width": facts["side"]}
+    ViTImageProcessor(size=size, resample=facts["resample"], image_mean=facts["mean"], image_std=facts["std"]).save_pretrained(folder)
 
 
 AutoConfig.register(VLMHeadConfig.model_type, VLMHeadConfig, exist_ok=True)

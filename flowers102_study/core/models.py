@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
            'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
-           'pooled', 'hidden_states', 'encoded']
+           'pooled', 'prompt_facts', 'hidden_states', 'encoded']
 
 # %% ../../nbs/core/models.ipynb #c80ea514
 import functools
@@ -293,7 +293,7 @@ def answer(
     tokens = tokens if vlm.family.encodes else tokens[:, batch["input_ids"].shape[1]:]
     return [text.strip() for text in vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-# %% ../../nbs/core/models.ipynb #31f12bd1
+# %% ../../nbs/core/models.ipynb #a21d9a9b
 POOLINGS = ("last", "visual", "mean")
 
 
@@ -323,6 +323,13 @@ def pooled(
     if how == "last": return state[:, -1].float()
     mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[..., None].float()
     return (state.float() * mask).sum(1) / mask.sum(1)
+
+
+def prompt_facts(vlm: VLM, question: str) -> dict: # prompt_ids, image_token, side, resample, mean, std, revision, parameters
+    "Say what somebody must know to get a model's features again from a picture alone."
+    how = vlm.processor.image_processor
+    return {"prompt_ids": vlm.family.tokens(vlm.processor, vlm.family.text(vlm.processor, question, vlm.system), vlm.count), "image_token": vlm.image_token, "side": vlm.side,
+            "resample": int(how.resample), "mean": list(how.image_mean), "std": list(how.image_std), "revision": vlm.revision, "parameters": sum(p.numel() for p in vlm.net.parameters())}
 
 
 def hidden_states(vlm: VLM, batch: dict) -> tuple: # of (n, tokens, width)

@@ -84,14 +84,14 @@ def model_source(spec: dict, inputs: list) -> str:
     "Return where a job's model is: its last input, if a job makes it."
     return str(inputs[-1]) if spec["model"] in MADE else spec["model"]
 
-# %% ../../nbs/core/shards.ipynb #d70f33cd
+# %% ../../nbs/core/shards.ipynb #9f123b45
 def extract(
     spec: dict, # {"model", "weights", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
     inputs: list, # [data], and the model where the pocket makes it
-    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32
+    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32; base.json
 ):
     "Write features of every picture. A job."
-    from flowers102_study.core.models import features
+    from flowers102_study.core.models import features, prompt_facts
     accelerator = join_processes()
     vlm = borrow(model_source(spec, inputs), str(accelerator.device), spec["models"])
     pixels = {s: np.load(inputs[0] / "pixels" / f"{s}.npy", mmap_mode="r") for s in spec["splits"]}
@@ -101,6 +101,7 @@ def extract(
         return {"features": features(vlm, images, [spec["question"]] * len(rows), spec["layers"], spec["pooling"])}
     found = spread(accelerator, folder, len(places), spec["batch"], work)
     if not accelerator.is_main_process: return
+    write_json(folder / "base.json", prompt_facts(vlm, spec["question"]))
     start = 0
     for split in spec["splits"]:
         np.save(folder / f"{split}.npy", found["features"][start:start + len(pixels[split])])
