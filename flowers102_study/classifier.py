@@ -45,11 +45,10 @@ def made_by(run: Run, arm: str) -> tuple: # (the job that makes an arm's model, 
     made = train_job(run)
     return made, "study" if made else run.sft["source"]
 
-# %% ../nbs/05_classifier.ipynb #1c847656
+# %% ../nbs/05_classifier.ipynb #06c037aa
 def scale_of(x) -> tuple: # mean and deviation, (width,) float32
     "Return what standardises features; one that never changes is left as it is."
-    deviation = x.std(0)
-    return x.mean(0).astype(np.float32), np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
+    return x.mean(0).astype(np.float32), np.where(np.ptp(x, 0) > 1e-5, x.std(0), 1).astype(np.float32)
 
 
 def solve(
@@ -57,19 +56,22 @@ def solve(
     y, # (n,) labels
     strengths: list, # λ, any order
     classes: int,
-): # yields (λ, weights (classes, width), biases (classes,), iterations)
-    "Solve multinomial logistic regressions along a path of penalties."
-    from sklearn.linear_model import LogisticRegression
-    known = np.unique(y)
-    require(len(known) > 1, "a head needs training pictures of at least two classes")
-    model = LogisticRegression(warm_start=True, max_iter=5000, tol=1e-5)
+): # yields (λ, weights (classes, width), biases (classes,), evaluations)
+    "Solve multinomial logistic regressions along a path of penalties, until no gradient is above 1e-4."
+    import torch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y, head = torch.tensor(x, device=device), torch.tensor(y, device=device), torch.nn.Linear(x.shape[1], classes, device=device)
+    for parameter in head.parameters(): torch.nn.init.zeros_(parameter)
     for strength in sorted(strengths, reverse=True):
-        model.C = 1 / (strength * len(y))
-        model.fit(x, y)
-        weights, biases = np.zeros((classes, x.shape[1]), np.float32), np.full(classes, -30, np.float32) # a class without pictures is never chosen
-        rows = model.coef_ if len(known) > 2 else np.concatenate([np.zeros_like(model.coef_), model.coef_]) # of two classes scikit-learn keeps one
-        weights[known], biases[known] = rows, model.intercept_ if len(known) > 2 else [0, model.intercept_[0]]
-        yield strength, weights, biases, int(model.n_iter_[0])
+        solver, count = torch.optim.LBFGS(head.parameters(), max_iter=5000, history_size=20, tolerance_grad=1e-4, tolerance_change=0, line_search_fn="strong_wolfe"), [0]
+        def loss():
+            solver.zero_grad()
+            count[0] += 1
+            value = torch.nn.functional.cross_entropy(head(x), y) + strength / 2 * head.weight.square().sum()
+            value.backward()
+            return value
+        solver.step(loss)
+        yield strength, *(p.detach().cpu().numpy().copy() for p in head.parameters()), count[0]
 
 
 def log_softmax(logits) -> np.ndarray: # (n, classes) float32
@@ -149,7 +151,7 @@ def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
         x = (x * ndtr(x)).astype(np.float32) # GELU
     return log_softmax(x @ layers[-2].T + layers[-1])
 
-# %% ../nbs/05_classifier.ipynb #92ff4e50
+# %% ../nbs/05_classifier.ipynb #f9833c29
 def fit(
     spec: dict, # {"model", "classifier": layers, pooling, strengths, hidden, epochs, rate, decay; "features": what the features job was asked, "seed"}
     inputs: list, # [data, features], and the model where a job makes it
@@ -166,7 +168,7 @@ def fit(
     found, best, classes = [], None, len(report["classes"])
     for done, (a, b) in enumerate(places, 1):
         x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in ("train", "validation")}
-        if x["train"].std(0).max() < 1e-6: continue # the last token before the language model: the same for every picture
+        if np.ptp(x["train"], 0).max() < 1e-5: continue # the last token before the language model: the same for every picture
         for entry, weights in candidates(x, y, block, classes, spec["seed"]):
             found.append({"layer": block["layers"][a], "pooling": block["pooling"][b]} | entry)
             if best is None or preferred(found[-1]) > preferred(best[0]): best = found[-1], weights, (a, b)
@@ -328,7 +330,7 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     return {"model": name, "revision": revision, "parameters": parameters, "disk": 2 * stored, "host": processes(run) * 2e9 + stored,
             "gpu": parameters * 2.2 + run.classifier["batch"] * (1.2e8 if job.target.endswith(":extract") else 1.3e9)}
 
-# %% ../nbs/05_classifier.ipynb #8443da6d
+# %% ../nbs/05_classifier.ipynb #45b2edb3
 def nearest_alike(x, labels) -> dict: # a share with its interval
     "Return how often a picture's nearest neighbour is of its class."
     from flowers102_study.core.metrics import share
@@ -341,5 +343,7 @@ def nearest_alike(x, labels) -> dict: # a share with its interval
 def laid_out(x, seed: int) -> np.ndarray: # (n, 2)
     "Lay features out in the plane with t-SNE."
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
-    return TSNE(init="pca", perplexity=min(30, (len(x) - 1) / 3), random_state=seed, max_iter=600).fit_transform(x)
+    with threadpool_limits(1): # several threads would lay the pictures out differently each time
+        return TSNE(init="pca", perplexity=min(30, (len(x) - 1) / 3), random_state=seed, max_iter=500).fit_transform(x)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 'run_command', 'stage_module', 'finished',
-           'run_stages', 'remember', 'own_words', 'size', 'print_plan', 'lane_titles', 'say_fit', 'shown_source',
-           'existing_run', 'results_command', 'opened_run', 'prompts_command', 'compare_command', 'publish_command',
-           'execute_in_place', 'notebooks_command', 'rendered', 'readme_command', 'main']
+           'run_stages', 'remember', 'own_words', 'print_plan', 'existing_run', 'results_command', 'opened_run',
+           'prompts_command', 'compare_command', 'predict_command', 'diagnose_command', 'evaluate_command',
+           'export_command', 'push_command', 'publish_command', 'execute_in_place', 'notebooks_command', 'rendered',
+           'readme_command', 'main']
 
-# %% ../nbs/cli.ipynb #eea83a2c
+# %% ../nbs/cli.ipynb #fdf7217c
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ import yaml
 from .core.launch import alone, clock, command, devices, lanes, processes
 from .core.metrics import percent
 from .core.notebooks import KERNEL, QUIET, execute, notebook_done
+from .core.plan import lane_titles, say_fit, shown_source, size
 from .core.records import read_results, sealed, write, write_json
 from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown, stages
 
@@ -139,14 +141,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #0ba0b9b9
-def size(count: float) -> str: # "3.5 GB"
-    "Write a number of bytes."
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB": return f"{count:.0f} {unit}" if count >= 100 or unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-
-
+# %% ../nbs/cli.ipynb #bd8ffe4e
 def print_plan(run: Run, chosen: dict):
     "Print stages, jobs, commands, models and needs, for the devices that there are."
     found = devices()
@@ -168,30 +163,6 @@ def print_plan(run: Run, chosen: dict):
             most = {k: max(v, need[k]) for k, v in most.items()}
     if checkpoints: print(f"\ncheckpoints, downloaded from the Hub where they are not folders or in its cache: {size(sum(checkpoints.values()))}" + ("" if found else "; meant for GPUs: how long this takes on a CPU is not estimated"))
     say_fit(run, total + sum(checkpoints.values()), most, found)
-
-# %% ../nbs/cli.ipynb #ce6d9463
-def lane_titles(run: Run, stage: str, jobs: list) -> list: # (title, number, single), as the notebooks start them
-    "List the lanes of a stage: single jobs one after the other, the rest side by side."
-    alone_ones = [(job.name, 0, True) for job in jobs if job.single]
-    rest = [job for job in jobs if not job.single]
-    return alone_ones + [(stage, i, False) for i in range(min(lanes(run), len(rest)))]
-
-
-def say_fit(run: Run, disk: float, most: dict, found: list):
-    "Print the sums, and warn where the machine is too small."
-    free = shutil.disk_usage(project_root()).free
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    together = most["host"] * (1 if found else lanes(run))
-    print(f"\nin all: disk {size(disk)} of {size(free)} free; host memory {size(together)} of {size(memory)}" + (f"; GPU memory {size(most['gpu'])}" if found else ""))
-    for what, needed, there in (("disk", disk, free), ("host memory", together, memory), ("GPU memory", most["gpu"], min([d["bytes"] for d in found], default=0))):
-        advice = "the Hub's cache can lie elsewhere (HF_HOME)" if what == "disk" else "fewer jobs side by side (--set launch.lanes=1), a smaller batch or more GPUs need less"
-        if there and needed > there: print(f"warning: {what} may not be enough; {advice}")
-
-
-def shown_source(run: Run) -> str:
-    "Name a run's data source as a reader should see it."
-    source = run.data["source"]
-    return Path(source).name if Path(source).is_absolute() else source
 
 # %% ../nbs/cli.ipynb #8d794034
 def existing_run(name: str) -> Path:
@@ -262,6 +233,93 @@ def compare_command(
         print(f"{row.image_id}: lmms-eval {row.theirs!r}, here {row.ours!r}: {row.verdict}" + (f", {row.gap:.2f} likelier in our ranking" if row.gap == row.gap else ""))
     for line in known_differences(read_result(run.arm(arm))): print("not alike:", line)
     print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
+
+# %% ../nbs/cli.ipynb #28dbdbad
+@app.command("predict")
+def predict_command(
+    photos: list[str] = typer.Argument(help="pictures, of any size and format"),
+    arm: str = typer.Option("qwen3-vl-4b-sft-head", help="of the run"),
+    name: str = typer.Option("pocket", help="of the run"),
+    as_json: bool = typer.Option(False, "--json", help="for programs"),
+    show: bool = typer.Option(False, "--show", help="also write prediction.png here"),
+):
+    "Classify photographs with a trained arm: the five likeliest names with their probabilities."
+    from flowers102_study.sharing import predict, shown_predictions, table_of
+    run = opened_run(name)
+    found = predict(run, arm, photos)
+    if as_json: print(json.dumps(found, indent=1, ensure_ascii=False))
+    else: print(table_of(found) + ("\n\nThis arm has learnt drawn flowers only; photographs are foreign to it." if run.drawn else ""))
+    if show:
+        shown_predictions(found, f"{arm}, {name}" + (" (learnt on drawn flowers)" if run.drawn else "")).savefig("prediction.png", dpi=160, bbox_inches="tight", facecolor="white")
+        print("prediction.png", file=sys.stderr)
+
+
+@app.command("diagnose")
+def diagnose_command(arm: str = typer.Argument(help="of the run"), name: str = typer.Option("pocket", help="of the run")):
+    "Check an arm's model: weights, prompt, pictures, labels, known outcomes; status 1 if a check fails."
+    from flowers102_study.checking import diagnose
+    checks = diagnose(opened_run(name), arm)
+    for check in checks: print(f"{'✓' if check.held else '✗'} {check.name:14} {check.saw}")
+    failed = [check.name for check in checks if not check.held]
+    print(f"{arm}: {len(checks)} checks, " + (f"{len(failed)} failed: {', '.join(failed)}" if failed else "all held"))
+    raise SystemExit(1 if failed else 0)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: str = typer.Option(..., help="OWNER/NAME[@REVISION], or a folder"),
+    name: str = typer.Option("pocket", help="of the run whose pictures and questions are used"),
+    arm: str = typer.Option("", help="what to call it; from the model's name without it"),
+    task: str = typer.Option("open-qa", help="of a model that answers in words: open-qa, closed-qa or closed-negative-qa"),
+):
+    "Evaluate a model that is trained already; it becomes an arm of the run."
+    from flowers102_study.checking import evaluation_job
+    from flowers102_study.core.launch import run_jobs
+    from flowers102_study.core.records import read_result
+    from flowers102_study.core.settings import model_folder
+    run = opened_run(name)
+    job = evaluation_job(run, model_folder(model), arm, task)
+    taken = {j.name for stage in stages() for j in stage_module(stage).jobs(run)}
+    if job.name in taken: raise SettingsError(f"the run has an arm {job.name!r} of its own; choose another --arm")
+    run_jobs(run, [job], "evaluate")
+    result = read_result(job.out)
+    print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}" + (f"; labels {result['labels']}" if "labels" in result else ""))
+
+# %% ../nbs/cli.ipynb #2d7f7a56
+@app.command("export")
+def export_command(
+    arm: str = typer.Argument(help="of the run"),
+    out: str = typer.Option(..., help="a new folder"),
+    name: str = typer.Option("pocket", help="of the run"),
+    merged: bool = typer.Option(False, "--merged", help="add an adapter to its base's weights; store a head with its base"),
+    step: int = typer.Option(0, help="of a training that is not finished; its newest whole checkpoint without it"),
+):
+    "Write an arm's model, or a training's checkpoint, as a folder that transformers opens."
+    from flowers102_study.sharing import export
+    for file in export(opened_run(name), arm, Path(out), merged, step): print(file)
+
+
+@app.command("push")
+def push_command(
+    what: str = typer.Argument(help="an arm of the run, or data"),
+    to: str = typer.Option("", help="OWNER/NAME on the Hub"),
+    name: str = typer.Option("pocket", help="of the run"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="write the folder, upload nothing"),
+    merged: bool = typer.Option(False, "--merged", help="add an adapter to its base's weights; store a head with its base"),
+    public: bool = typer.Option(False, "--public", help="make a new repository public; private without it"),
+    yes: bool = typer.Option(False, "--yes", help="do not ask before uploading"),
+):
+    "Upload an arm's model, or the data with all questions, to the Hub; private unless asked otherwise."
+    from flowers102_study.sharing import export, export_data, upload
+    run = opened_run(name)
+    if not dry_run and not to: raise SettingsError("say where to: --to OWNER/NAME (or --dry-run, to see what would be uploaded)")
+    folder = run.folder / "push" / what
+    shutil.rmtree(folder, ignore_errors=True)
+    files = export_data(run, folder) if what == "data" else export(run, what, folder, merged)
+    print("\n".join(files), f"\nin {shown(folder)}: {size(sum((folder / f).stat().st_size for f in files))}")
+    if dry_run: return
+    if not yes: typer.confirm(f"Upload this to {to}{' for everybody to see' if public else ', as a private repository if it is new'}?", abort=True)
+    print("uploaded:", upload(folder, to, "dataset" if what == "data" else "model", public))
 
 # %% ../nbs/cli.ipynb #5b2ac134
 @app.command("publish")

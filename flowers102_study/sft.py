@@ -96,7 +96,7 @@ def start(spec: dict, inputs: list, device: str): # a VLM
     how = spec["models"]
     return load(model_source(spec, inputs), how["size"], device, "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system"])
 
-# %% ../nbs/04_sft.ipynb #1c60f560
+# %% ../nbs/04_sft.ipynb #dd751ad8
 def train(
     spec: dict, # {"model", "weights", "models", "sft", "asking": batch and tokens of the validation, "seed"}
     inputs: list, # [data, prompts], and the base where the pocket makes it
@@ -128,11 +128,13 @@ def train(
 def finish_model(spec: dict, inputs: list, folder: Path, vlm, state, facts: dict, meter):
     "Write the best checkpoint as a model, with its history and what is needed to train it again."
     from flowers102_study.core.artefacts import consolidated, save_network
+    from flowers102_study.core.foreign import tensors_of
     from flowers102_study.core.published import stored_dtype
     source = model_source(spec, inputs)
     best = checkpoints(folder / "checkpoints")[state.best_global_step]
     net = consolidated(best, source)
     save_network(net if spec["sft"]["method"] == "lora" else net.to(stored_dtype(source)), vlm.processor, folder, vlm.revision)
+    if spec["sft"]["method"] == "lora": facts |= {"tensors": sorted(tensors_of(folder))} # a whole model has its base's
     history = [{k: h[k] for k in ("step", "loss", "learning_rate", "validation") if k in h} for h in state.log_history if {"loss", "validation"} & h.keys()]
     write_json(folder / "history.json", history)
     write_json(folder / "result.json", {"settings": spec, "settings_sha256": digest(spec), "seed": spec["seed"], "best_step": state.best_global_step, "validation": state.best_metric,
