@@ -240,7 +240,7 @@ def log_probs_of(model, vlm, images) -> np.ndarray: # (n, classes)
     import torch
     with torch.inference_mode(): return model(vlm.normalised(images)).logits.float().log_softmax(1).cpu().numpy()
 
-# %% ../nbs/05_classifier.ipynb #e12feef0
+# %% ../nbs/05_classifier.ipynb #287ad0e4
 def together(
     spec: dict, # as for `fit`, with "sft": rank, rate, batch …, and "steps"
     inputs: list, # [data, features], and the model where a job makes it
@@ -260,7 +260,8 @@ def together(
     how, names = spec["features"]["models"], read_report(data)["classes"]
     vlm = load(model_source(spec, inputs), how["size"], str(accelerator.device), how["dtype"], how["system"])
     pixels, y = {s: read_pixels(data, s) for s in ("train", "validation", "test")}, {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
-    model, tuner, facts = with_head(spec, inputs, vlm, y["train"], names, folder)
+    home = folder.with_name(folder.name.removesuffix(".partial")) / "model"
+    model, tuner, facts = with_head(spec, inputs, vlm, y["train"], names, home)
     world, rank, n = accelerator.num_processes, accelerator.process_index, len(y["validation"])
     def score():
         model.eval()
@@ -277,7 +278,7 @@ def together(
     if not accelerator.is_main_process: return
     best = checkpoints(parts)[state.best_global_step]
     fresh = load(model_source(spec, inputs), how["size"], str(accelerator.device), how["dtype"], how["system"]) # what trained may be sharded
-    model, tuner, facts = with_head(spec, inputs, fresh, y["train"], names, folder)
+    model, tuner, facts = with_head(spec, inputs, fresh, y["train"], names, home)
     weights = merged_shards(best / SHARDS) if (best / SHARDS).is_dir() else load_file(best / "model.safetensors")
     absent = {n for n, p in model.named_parameters() if p.requires_grad} - weights.keys()
     require(not absent and not model.load_state_dict(weights, strict=False).unexpected_keys, f"the checkpoint is not this model's: {sorted(absent)[:3]} are missing")

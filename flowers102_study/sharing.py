@@ -23,7 +23,7 @@ from .data import read_index, read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 from .sft import train_job
 
-# %% ../nbs/sharing.ipynb #45139baa
+# %% ../nbs/sharing.ipynb #177f770d
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, [r["arm"] for r in read_results(run.folder)], "arm")
@@ -31,7 +31,9 @@ def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id,
     if own.is_dir():
         kind = json.loads((own / "config.json").read_text())["model_type"]
         return {"kind": "head" if kind == "vlm-head" else "cnn", "source": str(own), "result": result}
-    asked, plain = result["settings"]["model"], arm.split(".closed")[0]
+    asked, plain, kind = result["settings"]["model"], arm.split(".closed")[0], result["settings"].get("kind")
+    require(kind != "torchvision", f"{arm} is {asked}, which only `evaluate` understands; its record is what there is")
+    if kind: return {"kind": "head" if kind == "vlm-head" else "cnn", "source": asked, "result": result} # somebody else's, evaluated here
     if asked == "study": return {"kind": "words", "source": str(run.folder / "models" / plain), "result": result}
     return {"kind": "words", "source": str(model_job(run, plain).out) if asked == "pocket" else asked, "result": result}
 
@@ -220,7 +222,7 @@ def export_data(run: Run, out: Path) -> list: # the files' names
     write(out / "README.md", dataset_card(read_report(run.data_folder), rows, list(TASKS), run.command("prompts")))
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-# %% ../nbs/sharing.ipynb #1a52d0e1
+# %% ../nbs/sharing.ipynb #c935a5f5
 def upload(
     folder: Path,
     repo: str, # OWNER/NAME
@@ -234,7 +236,7 @@ def upload(
     api = HfApi()
     try:
         api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message=f"Upload by flowers102-study")
+        api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message="Upload by flowers102-study")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SettingsError(f"the Hub did not take it: {str(error).strip().splitlines()[0]}\nDid you log in (hf auth login), may you write to {repo}, and is there a network?") from error
     return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"

@@ -1,10 +1,13 @@
-"""A training job that is killed ends with the weights of one that was not: three kills here, ten by tests/kill.py."""
+"""A training job that is killed ends with the weights of one that was not: three kills of each kind here, ten by tests/kill.py."""
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_three_kills():
-    told = subprocess.run([sys.executable, str(Path(__file__).with_name("kill.py")), "3"], capture_output=True, text=True)
+
+@pytest.mark.parametrize("stage", ["resnet", "sft"])
+def test_three_kills(stage):
+    told = subprocess.run([sys.executable, str(Path(__file__).with_name("kill.py")), "3", stage], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
     assert told.stdout.count("the same weights") == 3

@@ -209,7 +209,7 @@ def normalised(
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
     return (x / 255 - mean) / std
 
-# %% ../../nbs/core/models.ipynb #9ae8caef
+# %% ../../nbs/core/models.ipynb #c2f36784
 class VLM:
     "A vision-language model that can be asked about pictures."
     def __init__(self,
@@ -223,7 +223,7 @@ class VLM:
         self.family = FAMILIES[net.config.model_type]
         ends = net.generation_config.eos_token_id
         self.ends = [e for e in (*(ends if isinstance(ends, list) else [ends]), processor.tokenizer.eos_token_id) if e is not None]
-        self.ends, self.tries = list(dict.fromkeys(self.ends)), {}
+        self.ends, self.tries, self.told = list(dict.fromkeys(self.ends)), {}, {} # of names: token trees, and tokens
         require(bool(self.ends), "neither generation_config nor tokenizer says which token ends an answer (eos_token_id)")
         if hasattr(processor.image_processor, "do_image_splitting"): processor.image_processor.do_image_splitting = False
         self.probe()
@@ -252,7 +252,7 @@ class VLM:
         "Resize and normalise pictures (n, size, size, 3) uint8 on the model's device."
         return normalised(pictures, self.side, self.processor.image_processor, self.device)
 
-# %% ../../nbs/core/models.ipynb #96a1177c
+# %% ../../nbs/core/models.ipynb #a5baca95
 def padded(rows: list, fill: int, device, left: bool = True): # (ids, mask), each (n, longest)
     "Pad lists of tokens."
     import torch
@@ -267,13 +267,14 @@ def inputs(
     questions: list, # n texts
 ) -> dict: # what the network's forward takes
     "Prepare a batch of pictures with a question each."
-    texts = [vlm.family.text(vlm.processor, q, vlm.system) for q in questions]
-    ids, mask = padded([vlm.family.tokens(vlm.processor, t, vlm.count) for t in texts], vlm.processor.tokenizer.pad_token_id, vlm.device)
+    written = {q: vlm.family.text(vlm.processor, q, vlm.system) for q in dict.fromkeys(questions)} # mostly one, a batch long
+    known = {q: vlm.family.tokens(vlm.processor, t, vlm.count) for q, t in written.items()}
+    ids, mask = padded([known[q] for q in questions], vlm.processor.tokenizer.pad_token_id, vlm.device)
     found = vlm.family.pixels(vlm.normalised(images).to(vlm.net.dtype), vlm.processor) | {"input_ids": ids, "attention_mask": mask}
     if vlm.family.typed: found["mm_token_type_ids"] = (ids == vlm.image_token).int()
     if vlm.family.queried:
         tokenizer = vlm.processor.qformer_tokenizer
-        found["qformer_input_ids"], found["qformer_attention_mask"] = padded([tokenizer(t).input_ids for t in texts], tokenizer.pad_token_id, vlm.device, left=False)
+        found["qformer_input_ids"], found["qformer_attention_mask"] = padded([tokenizer(written[q]).input_ids for q in questions], tokenizer.pad_token_id, vlm.device, left=False)
     return found
 
 # %% ../../nbs/core/models.ipynb #0ca7aecc

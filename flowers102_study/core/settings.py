@@ -159,7 +159,7 @@ class Run:
     def drawn(self) -> bool: # every figure and table of such a run says so
         return self.settings["data"]["source"] == "drawn"
 
-# %% ../../nbs/core/settings.ipynb #32c81713
+# %% ../../nbs/core/settings.ipynb #c4910038
 SOURCES = ("drawn", "oxford")
 
 
@@ -183,7 +183,7 @@ def open_run(
     if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve()) # a kernel runs in another folder
     settings = read_profile(profile, overrides)
     settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
-    for block, key in [("resnet", "model"), *(("models", key) for key in settings["models"])]: settings[block][key] = model_folder(settings[block][key])
+    for block, key in [("resnet", "model"), ("sft", "source"), *(("models", key) for key in settings["models"])]: settings[block][key] = model_folder(settings[block][key])
     if data: data = source
     name = name or run_name(profile, data)
     if not re.fullmatch(r"\w[\w.-]*", name):

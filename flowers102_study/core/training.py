@@ -21,7 +21,7 @@ from .models import VLM, chat, inputs, padded
 from .records import seal, sealed
 from .settings import require
 
-# %% ../../nbs/core/training.ipynb #eecb134f
+# %% ../../nbs/core/training.ipynb #d87666cf
 def taught(
     vlm: VLM,
     images, # (n, size, size, 3) uint8
@@ -30,7 +30,9 @@ def taught(
 ) -> dict: # what the network's forward takes, and labels
     "Prepare a batch of pictures with questions and their right answers."
     batch, device = inputs(vlm, images, questions), vlm.device
-    told = [vlm.family.name_tokens(vlm, q, a) for q, a in zip(questions, answers)]
+    for pair in zip(questions, answers): # a class's name comes again and again
+        if pair not in vlm.told: vlm.told[pair] = vlm.family.name_tokens(vlm, *pair)
+    told = [vlm.told[pair] for pair in zip(questions, answers)]
     if vlm.family.encodes:
         labels, _ = padded(told, -100, device, left=False)
         start = vlm.net.config.get_text_config().decoder_start_token_id

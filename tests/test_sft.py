@@ -1,0 +1,135 @@
+"""Fine-tuning on one process, on two, and on two that share the weights; checkpoints, adapters, and a model that is fine-tuned already."""
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import copy_of_study
+from flowers102_study import baselines, classifier, data, prompts, sft
+from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
+from flowers102_study.core.settings import SettingsError, open_run
+from safetensors.numpy import load_file
+
+WAYS = {"one": {}, "ddp": {"launch.processes": 2}, "fsdp2": {"launch.processes": 2, "launch.config": "fsdp2"}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, smoke): # with the models that the smoke run has made
+    folder, before = copy_of_study(tmp_path_factory.mktemp("sft")), os.getcwd()
+    shutil.copytree(smoke / "runs/.pocket", folder / "runs/.pocket")
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def prepared(name: str, **overrides):
+    "Open a smoke run whose data and questions are there; 132 pictures, 6 classes."
+    run = open_run("smoke", name, overrides={"launch.lanes": 1, "sft.at_once": 8} | overrides)
+    for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(study): # {(method, way): Run}
+    found = {}
+    for method, ways in (("full", ("one", "ddp", "fsdp2")), ("lora", ("one", "fsdp2"))):
+        for way in ways:
+            found[method, way] = run = prepared(f"{method}-{way}", **WAYS[way], **{"sft.method": method, "sft.tower": method == "lora"})
+            run_jobs(run, [sft.train_job(run)], "sft")
+    return found
+
+
+def history(run) -> list: return json.loads((sft.train_job(run).out / "history.json").read_text())
+
+
+def weights(run) -> dict: return load_file(next(sft.train_job(run).out.glob("*model.safetensors")))
+
+
+@pytest.mark.parametrize("method, way", [("full", "ddp"), ("full", "fsdp2"), ("lora", "fsdp2")])
+def test_two_processes_take_the_steps_of_one(trained, method, way):
+    one, two = trained[method, "one"], trained[method, way]
+    losses = [[h["loss"] for h in history(run) if "loss" in h] for run in (one, two)]
+    assert len(losses[0]) == 4 and np.allclose(*losses, atol=1e-5)
+    assert [h["validation"] for h in history(one) if "validation" in h] == [h["validation"] for h in history(two) if "validation" in h]
+    assert weights(one).keys() == weights(two).keys()
+    for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4), name
+    told = json.loads((sft.train_job(two).out / "result.json").read_text())
+    assert told["world_size"] == 2 and told["steps"] == 4 and told["batch"] == 8
+
+
+def test_what_rests_keeps_every_bit_and_what_trains_moves(trained):
+    run = trained["full", "one"]
+    base = load_file(baselines.model_job(run, "qwen3-vl-4b").out / "model.safetensors")
+    moved = {n for n, v in weights(run).items() if not np.array_equal(v, base[n])}
+    assert moved and not any("visual" in n for n in moved) and moved == {n for n in base if "visual" not in n}
+    adapter = weights(trained["lora", "one"])
+    assert any("visual" in n for n in adapter) and all(v.any() for n, v in adapter.items() if "lora_B" in n)
+
+
+def test_checkpointing_changes_memory_not_losses(study):
+    import tempfile
+    from pathlib import Path
+    from flowers102_study.core.models import load
+    from flowers102_study.core.training import answer_loss, arguments, line_up, taught, train_along, watcher
+    source, images = str(next((study / "runs/.pocket").glob("qwen3-vl-4b-*"))), np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), np.uint8)
+    losses = []
+    for checkpointing in (False, True):
+        vlm = load(source, 48)
+        model = sft.trainable(vlm, {"method": "lora", "rank": 2, "tower": True}) # the tower's adapters have gone without gradients in other code
+        collate = lambda rows: taught(vlm, images[rows], ["Which flower is this?"] * len(rows), [f"flower {r}" for r in rows])
+        with tempfile.TemporaryDirectory() as place:
+            how = arguments(Path(place), {"rate": 1e-3, "warmup": .1, "decay": 0., "checkpointing": checkpointing}, 3, 6, 1, 0, False)
+            torch_state = __import__("torch").manual_seed(0)
+            losses.append([h["loss"] for h in train_along(model, line_up(6, 3, 6, 0), collate, answer_loss, how, [watcher()], None).log_history if "loss" in h])
+    assert len(losses[0]) == 3 and losses[0][2] < losses[0][0]
+    assert np.allclose(*losses, atol=.05) # adapters start at random; the first loss does not depend on them
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)
+
+
+def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
+    from flowers102_study.sharing import export
+    from transformers import AutoModelForImageTextToText
+    run = prepared("killed", **WAYS["fsdp2"], **{"sft.steps": 12, "sft.validate": 6})
+    job = sft.train_job(run)
+    prepare(job)
+    run.logs.mkdir(parents=True, exist_ok=True)
+    with open(run.logs / "kill.log", "a") as log:
+        child = start_lane(run, [job], "kill", log, Board([]))
+        partial = job.out.with_name(job.name + ".partial")
+        while len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) < 2: time.sleep(.01); assert child.poll() is None
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert list(partial.glob("checkpoints/checkpoint-*/pytorch_model_fsdp_0/*.distcp")) # really sharded
+    (partial / "checkpoints/checkpoint-99").mkdir() # half-written
+    files = export(run, job.name, tmp_path / "newest")
+    assert "model.safetensors" in files and "has not been evaluated" in (tmp_path / "newest/README.md").read_text()
+    net, told = AutoModelForImageTextToText.from_pretrained(tmp_path / "newest", output_loading_info=True)
+    assert not told["missing_keys"]
+    with pytest.raises(SettingsError, match="no whole checkpoint of step 7"): export(run, job.name, tmp_path / "other", step=7)
+    run_jobs(run, [job], "sft")
+    steady = prepared("steady", **{"sft.steps": 12, "sft.validate": 6})
+    run_jobs(steady, [sft.train_job(steady)], "sft")
+    for name, value in weights(steady).items(): assert np.allclose(value, weights(run)[name], atol=1e-4), name
+
+
+def test_a_model_that_is_fine_tuned_already_is_asked_and_not_trained(trained):
+    source = str(sft.train_job(trained["full", "one"]).out)
+    run = open_run("smoke", "published", overrides={"sft.source": source})
+    assert sft.train_job(run) is None and len(sft.jobs(run)) == 1
+    assert sft.arm_job(run).spec["model"] == source == classifier.features_job(run, "qwen3-vl-4b-sft").spec["model"]
+
+
+@pytest.mark.parametrize("key, value, said", [("sft.method", "loras", "did you mean 'lora'"), ("sft.base", "qwen3-vl-4", "did you mean 'qwen3-vl-4b'"), ("sft.batch", 0, "at least 1"),
+    ("sft.steps", 1, "2 steps"), ("sft.rate", 0, "above 0"), ("classifier.strengths", [0.], "above 0"), ("classifier.layers", [], "need values")])
+def test_settings_that_cannot_be_are_refused(study, key, value, said):
+    run = open_run("smoke", "bad", overrides={key: value})
+    with pytest.raises(SettingsError, match=said): sft.jobs(run), classifier.jobs(run)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    from flowers102_study.core.training import share_out
+    with pytest.raises(SettingsError, match="multiple of 3"): share_out(64, 8, 1000, 3)
+    assert share_out(64, 8, 10, 3) == (9, 3, 1) # fewer pictures than a batch
