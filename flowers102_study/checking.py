@@ -27,7 +27,7 @@ from .prompts import open_question, read_prompts
 from .sft import read_lessons, train_job
 from .sharing import arm_model, classified, opened_classifier, opened_vlm
 
-# %% ../nbs/checking.ipynb #3709cbf9
+# %% ../nbs/checking.ipynb #4de52568
 @dataclass
 class Check:
     "One check: its name, whether it held, and what it saw."
@@ -59,7 +59,7 @@ def weight_checks(folder: Path, expected: set) -> list:
     return [Check("weights", not absent, f"{len(weights)} tensors, none missing" if not absent else f"missing: {', '.join(absent[:4])}" + (f" and {len(absent) - 4} more" if len(absent) > 4 else "")),
             Check("finite", not odd, "every weight is a number" if not odd else f"not finite: {', '.join(odd[:4])}")]
 
-
+# %% ../nbs/checking.ipynb #3e6c3c6b
 def difference_check(folder: Path, base: Path, method: str, tower: str, trains: bool) -> Check:
     "Check that what was trained differs from the base, and that what rested does not."
     import torch
@@ -108,7 +108,7 @@ def outcome_checks(together: list, singly: list, recorded: list) -> list:
     return [Check("known pictures", known == len(recorded), f"{known} of {len(recorded)} test pictures get the outcome that is on record" + ("" if known == len(recorded) else f"; for instance {next((a, b) for a, b in zip(together, recorded) if a != b)}")),
             Check("batch", same == len(singly), f"{same} of {len(singly)} pictures get the same alone and in a batch")]
 
-# %% ../nbs/checking.ipynb #546c2326
+# %% ../nbs/checking.ipynb #364ba9f0
 def diagnose(run: Run, arm: str) -> list: # of Check
     "Check an arm's model in every way that its kind allows."
     found = arm_model(run, arm)
@@ -141,7 +141,7 @@ def words_checks(run: Run, arm: str, found: dict) -> list:
     singly = [answer(vlm, pixels[i:i + 1], asked[:1], run.baselines["tokens"])[0] for i in range(len(table))]
     return checks + outcome_checks(together, singly, table.answer.tolist())
 
-
+# %% ../nbs/checking.ipynb #256d7d7a
 def trained_checks(run: Run, folder: Path, made: Job) -> list:
     "Check the files of a model that was fine-tuned here."
     from flowers102_study.core.foreign import files_of, tensors_of
@@ -153,7 +153,7 @@ def trained_checks(run: Run, folder: Path, made: Job) -> list:
     expected = set(tensors_of(base)) if method == "full" else {n for n in told.get("tensors", [])}
     return [files_check(folder), *weight_checks(folder, expected), difference_check(folder, base, method, family.tower, told["settings"]["sft"]["tower"])]
 
-# %% ../nbs/checking.ipynb #d1dc6289
+# %% ../nbs/checking.ipynb #88f15146
 def classifier_checks(run: Run, arm: str, found: dict) -> list:
     "Check a head or a CNN."
     import torch
@@ -182,14 +182,19 @@ def head_checks(run: Run, arm: str, model, processor) -> list:
     source = str((home / model.config.base).resolve()) if (home / model.config.base).is_dir() else model.config.base
     reloads, vlm = tried("processor", lambda: opened_vlm(run, source))
     if vlm is None: return [reloads]
+    from PIL import Image
     from flowers102_study.core.models import prompt_facts
     now, size = prompt_facts(vlm, open_question(run.prompts)), processor.size["height"]
-    return [Check("processor", True, "the base's processor reloads"),
+    noise = np.random.default_rng(0).integers(64, 192, (run.data["size"], run.data["size"], 3), np.uint8)
+    theirs = processor(images=[Image.fromarray(noise)], return_tensors="pt")["pixel_values"]
+    apart = float((theirs - vlm.normalised(noise[None]).cpu()).abs().max()) if theirs.shape[-1] == vlm.side else float("inf")
+    return [Check("pixels", apart < .05, f"its image processor and the study differ by at most {apart:.3f}" + ("" if apart < .05 else ": another size, resizing or normalisation")),
+            Check("processor", True, "the base's processor reloads"),
             Check("prompt", now["prompt_ids"] == model.config.prompt_ids, f"{len(model.config.prompt_ids)} tokens, the same in the head and from its base" if now["prompt_ids"] == model.config.prompt_ids else
                   f"the head was trained on {len(model.config.prompt_ids)} tokens, its base now builds {len(now['prompt_ids'])}: the chat template, the question or the tokenizer changed"),
             Check("image grid", size == model.config.side == now["side"], f"{size} pixels a side" if size == model.config.side == now["side"] else f"the head was trained at {model.config.side} pixels, its processor makes {size}, its base sees {now['side']}: another image size")]
 
-# %% ../nbs/checking.ipynb #f02affe7
+# %% ../nbs/checking.ipynb #d6b21009
 def evaluation_job(
     run: Run,
     source: str, # a Hub id with @revision, or a folder
@@ -226,7 +231,7 @@ def published_classifier(source: str, kind: str, names: list) -> tuple: # (funct
     order = [labels.index(name) for name in names] if spoken else list(range(len(names)))
     return work, order, {"parameters": sum(p.numel() for p in model.parameters()), "labels": "by name" if spoken else "assumed to be in the data's order: the checkpoint does not say"}
 
-
+# %% ../nbs/checking.ipynb #ad78ff81
 def classify(
     spec: dict, # {"model", "weights", "kind", "batch", "seed"}
     inputs: list, # [data]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['features_job', 'made_by', 'scale_of', 'solve', 'log_softmax', 'scored', 'fit_mlp', 'preferred', 'briefly',
            'candidates', 'applied', 'fit', 'keep_head', 'write_arm', 'picture_loss', 'with_head', 'log_probs_of',
-           'together', 'bases', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
+           'head_accuracy', 'best_of', 'together', 'bases', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike',
+           'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #603b24bc
 import json
@@ -151,7 +152,7 @@ def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
         x = (x * ndtr(x)).astype(np.float32) # GELU
     return log_softmax(x @ layers[-2].T + layers[-1])
 
-# %% ../nbs/05_classifier.ipynb #f9833c29
+# %% ../nbs/05_classifier.ipynb #783f8ee9
 def fit(
     spec: dict, # {"model", "classifier": layers, pooling, strengths, hidden, epochs, rate, decay; "features": what the features job was asked, "seed"}
     inputs: list, # [data, features], and the model where a job makes it
@@ -180,7 +181,7 @@ def fit(
     write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen}, meter)
     keep_head(folder / "model", spec, inputs, weights, chosen, report["classes"])
 
-
+# %% ../nbs/05_classifier.ipynb #6a8577a7
 def keep_head(folder: Path, spec: dict, inputs: list, weights: tuple, chosen: dict, names: list):
     "Store a head as a model that names its base."
     import torch
@@ -240,7 +241,29 @@ def log_probs_of(model, vlm, images) -> np.ndarray: # (n, classes)
     import torch
     with torch.inference_mode(): return model(vlm.normalised(images)).logits.float().log_softmax(1).cpu().numpy()
 
-# %% ../nbs/05_classifier.ipynb #287ad0e4
+# %% ../nbs/05_classifier.ipynb #2c36471d
+def head_accuracy(accelerator, model, vlm, pixels, labels) -> float: # on all processes the same
+    "Classify the validation pictures, every process its share."
+    import torch
+    world, rank, n = accelerator.num_processes, accelerator.process_index, len(labels)
+    mine, real = (np.arange(-(-n // world) * world) % n)[rank::world], np.arange(rank, -(-n // world) * world, world) < n
+    model.eval()
+    said = np.concatenate([log_probs_of(model, vlm, pixels[mine[i:i + 64]]).argmax(1) for i in range(0, len(mine), 64)])
+    model.train()
+    return float(accelerator.reduce(torch.tensor(float((said == labels[mine])[real].sum()), device=accelerator.device), "sum")) / n
+
+
+def best_of(checkpoint: Path, model, tuner):
+    "Load a checkpoint's adapters and head, and add the adapters to the base."
+    from safetensors.torch import load_file
+    from flowers102_study.core.artefacts import SHARDS, merged_shards
+    weights = merged_shards(checkpoint / SHARDS) if (checkpoint / SHARDS).is_dir() else load_file(checkpoint / "model.safetensors")
+    absent = {n for n, p in model.named_parameters() if p.requires_grad} - weights.keys()
+    require(not absent and not model.load_state_dict(weights, strict=False).unexpected_keys, f"the checkpoint is not this model's: {sorted(absent)[:3]} are missing")
+    model.base = tuner.merge_and_unload()
+    return model.eval()
+
+# %% ../nbs/05_classifier.ipynb #e68c72da
 def together(
     spec: dict, # as for `fit`, with "sft": rank, rate, batch …, and "steps"
     inputs: list, # [data, features], and the model where a job makes it
@@ -249,8 +272,6 @@ def together(
     "Train a head and adapters together, end to end. A job."
     import torch
     from accelerate.utils import set_seed
-    from safetensors.torch import load_file
-    from flowers102_study.core.artefacts import SHARDS, merged_shards
     from flowers102_study.core.heads import save_head
     from flowers102_study.core.models import load
     accelerator, parts, block, data = join_processes(), folder / "checkpoints", spec["sft"], inputs[0]
@@ -262,14 +283,7 @@ def together(
     pixels, y = {s: read_pixels(data, s) for s in ("train", "validation", "test")}, {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
     home = folder.with_name(folder.name.removesuffix(".partial")) / "model"
     model, tuner, facts = with_head(spec, inputs, vlm, y["train"], names, home)
-    world, rank, n = accelerator.num_processes, accelerator.process_index, len(y["validation"])
-    def score():
-        model.eval()
-        mine = (np.arange(-(-n // world) * world) % n)[rank::world]
-        said = np.concatenate([log_probs_of(model, vlm, pixels["validation"][mine[i:i + 64]]).argmax(1) for i in range(0, len(mine), 64)])
-        model.train()
-        real = np.arange(rank, -(-n // world) * world, world) < n
-        return float(accelerator.reduce(torch.tensor(float((said == y["validation"][mine])[real].sum()), device=accelerator.device), "sum")) / n
+    world, score = accelerator.num_processes, lambda: head_accuracy(accelerator, model, vlm, pixels["validation"], y["validation"])
     batch, held, accumulation = share_out(block["batch"], block["at_once"], len(y["train"]), world)
     collate = lambda rows: {"pixel_values": vlm.normalised(pixels["train"][rows]), "labels": torch.as_tensor(y["train"][rows], device=vlm.device)}
     settings = arguments(parts, block, spec["steps"], held, accumulation, spec["seed"], accelerator.device.type == "cuda")
@@ -279,11 +293,7 @@ def together(
     best = checkpoints(parts)[state.best_global_step]
     fresh = load(model_source(spec, inputs), how["size"], str(accelerator.device), how["dtype"], how["system"]) # what trained may be sharded
     model, tuner, facts = with_head(spec, inputs, fresh, y["train"], names, home)
-    weights = merged_shards(best / SHARDS) if (best / SHARDS).is_dir() else load_file(best / "model.safetensors")
-    absent = {n for n, p in model.named_parameters() if p.requires_grad} - weights.keys()
-    require(not absent and not model.load_state_dict(weights, strict=False).unexpected_keys, f"the checkpoint is not this model's: {sorted(absent)[:3]} are missing")
-    model.base = tuner.merge_and_unload()
-    model.eval()
+    model = best_of(best, model, tuner)
     found = {s: np.concatenate([log_probs_of(model, fresh, pixels[s][i:i + 64]) for i in range(0, len(y[s]), 64)]) for s in ("validation", "test")}
     write_json(folder / "history.json", [{k: h[k] for k in ("step", "loss", "validation") if k in h} for h in state.log_history if {"loss", "validation"} & h.keys()])
     write_arm(folder, spec, inputs, found, {"best_step": state.best_global_step, "validation": state.best_metric}, meter, world)

@@ -234,7 +234,7 @@ def compare_command(
     for line in known_differences(read_result(run.arm(arm))): print("not alike:", line)
     print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
 
-# %% ../nbs/cli.ipynb #28dbdbad
+# %% ../nbs/cli.ipynb #ab8e9487
 @app.command("predict")
 def predict_command(
     photos: list[str] = typer.Argument(help="pictures, of any size and format"),
@@ -264,7 +264,7 @@ def diagnose_command(arm: str = typer.Argument(help="of the run"), name: str = t
     print(f"{arm}: {len(checks)} checks, " + (f"{len(failed)} failed: {', '.join(failed)}" if failed else "all held"))
     raise SystemExit(1 if failed else 0)
 
-
+# %% ../nbs/cli.ipynb #6b3d1812
 @app.command("evaluate")
 def evaluate_command(
     model: str = typer.Option(..., help="OWNER/NAME[@REVISION], or a folder"),

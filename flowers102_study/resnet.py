@@ -289,7 +289,7 @@ def preferred(entry: dict) -> tuple:
     "Rank an epoch: by validation accuracy, then by validation loss."
     return entry["validation"], -entry["validation_loss"]
 
-# %% ../nbs/08_resnet.ipynb #67500097
+# %% ../nbs/08_resnet.ipynb #81f8e3a0
 def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, world_size: int):
     "Write an arm's predictions, history and result."
     index = {s: read_index(source, s) for s in found}
@@ -314,7 +314,7 @@ def save_model(folder: Path, block: dict, names: list, state: dict):
     model.load_state_dict(state)
     model.save_pretrained(folder)
     size = {"height": block["size"], "width": block["size"]}
-    ViTImageProcessor(size=size, resample=3, image_mean=[.485, .456, .406], image_std=[.229, .224, .225]).save_pretrained(folder)
+    ViTImageProcessor(size=size, resample=2, image_mean=[.485, .456, .406], image_std=[.229, .224, .225]).save_pretrained(folder)
 
 # %% ../nbs/08_resnet.ipynb #b226f4c7
 def arm_specs(run: Run) -> dict: # {arm: spec}

@@ -96,7 +96,7 @@ def start(spec: dict, inputs: list, device: str): # a VLM
     how = spec["models"]
     return load(model_source(spec, inputs), how["size"], device, "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system"])
 
-# %% ../nbs/04_sft.ipynb #dd751ad8
+# %% ../nbs/04_sft.ipynb #bf18f757
 def train(
     spec: dict, # {"model", "weights", "models", "sft", "asking": batch and tokens of the validation, "seed"}
     inputs: list, # [data, prompts], and the base where the pocket makes it
@@ -124,7 +124,7 @@ def train(
     example = trace(vlm, np.array(pixels[0]), rows[0]["question"], rows[0]["answer"])
     finish_model(spec, inputs, folder, vlm, state, {"steps": steps, "batch": batch, "world_size": accelerator.num_processes, "trace": example} | counts, meter)
 
-
+# %% ../nbs/04_sft.ipynb #b20ef9fa
 def finish_model(spec: dict, inputs: list, folder: Path, vlm, state, facts: dict, meter):
     "Write the best checkpoint as a model, with its history and what is needed to train it again."
     from flowers102_study.core.artefacts import consolidated, save_network

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['arm_model', 'opened_vlm', 'opened_classifier', 'classified', 'predict', 'in_words', 'table_of', 'shown_predictions',
            'new_folder', 'export', 'copy_model', 'export_merged', 'export_head', 'export_checkpoint', 'base_name',
-           'usage', 'export_data', 'upload']
+           'usage', 'question_row', 'question_features', 'export_data', 'upload']
 
-# %% ../nbs/sharing.ipynb #e3dcfade
+# %% ../nbs/sharing.ipynb #00fec7e0
 import json
 import shutil
 from pathlib import Path
@@ -17,17 +17,17 @@ import numpy as np
 from .baselines import model_job
 from .core.cards import dataset_card, model_card
 from .core.models import split_source
-from .core.records import read_result, read_results, sealed, write
+from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
 from .data import read_index, read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 from .sft import train_job
 
-# %% ../nbs/sharing.ipynb #177f770d
+# %% ../nbs/sharing.ipynb #9f4188ef
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
-    one_of(arm, [r["arm"] for r in read_results(run.folder)], "arm")
-    result, own = read_result(run.arm(arm)), run.arm(arm) / "model"
+    one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
+    result, own = json.loads((run.arm(arm) / "result.json").read_text()), run.arm(arm) / "model" # whole or not: what is broken is to be diagnosed
     if own.is_dir():
         kind = json.loads((own / "config.json").read_text())["model_type"]
         return {"kind": "head" if kind == "vlm-head" else "cnn", "source": str(own), "result": result}
@@ -57,10 +57,12 @@ def classified(model, processor, pictures) -> np.ndarray: # (n, classes) log-pro
     "Classify pictures (n, size, size, 3) uint8 with a head or a CNN."
     import torch
     from PIL import Image
-    pixels = processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")["pixel_values"]
+    from flowers102_study.core.models import normalised
+    if model.config.model_type == "vlm-head": pixels = normalised(pictures, model.config.side, processor, model.device) # as its features were made
+    else: pixels = processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")["pixel_values"]
     with torch.inference_mode(): return model(pixel_values=pixels.to(model.device)).logits.float().log_softmax(1).cpu().numpy()
 
-# %% ../nbs/sharing.ipynb #aa4e85c1
+# %% ../nbs/sharing.ipynb #30109e4d
 def predict(
     run: Run,
     arm: str,
@@ -93,7 +95,7 @@ def in_words(run: Run, source: str, pictures, names: list) -> tuple: # (log-prob
     vlm, asked = opened_vlm(run, source), [open_question(run.prompts)] * len(pictures)
     return normalise(rank(vlm, pictures, asked, names)), answer(vlm, pictures, asked, run.baselines["tokens"])
 
-
+# %% ../nbs/sharing.ipynb #280161bf
 def table_of(found: list) -> str:
     "Write predictions as a table."
     width = max(len(t["name"]) for one in found for t in one["top"])
@@ -123,7 +125,7 @@ def shown_predictions(found: list, title: str): # a figure
     fig.suptitle(title, fontsize=8)
     return fig
 
-# %% ../nbs/sharing.ipynb #cc0a1ec8
+# %% ../nbs/sharing.ipynb #8477936c
 def new_folder(out: Path) -> Path:
     "Make a folder; refuse one that holds something."
     out = Path(out).expanduser()
@@ -152,7 +154,7 @@ def export(
     write(out / "README.md", card)
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-
+# %% ../nbs/sharing.ipynb #6a35c2e4
 def copy_model(source: Path, out: Path):
     "Copy a model's files, not the study's own notes beside them."
     for path in sorted(source.iterdir()):
@@ -191,7 +193,7 @@ def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list
     write(out / "README.md", f"# {started.stem}, step {step or max(whole)}\n\nA checkpoint of a training that was not finished. It has not been evaluated.\n")
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-
+# %% ../nbs/sharing.ipynb #57d0cb7f
 def base_name(run: Run, arm: str) -> str:
     "Name what an arm was made from, as the Hub does; \"\" for a model that the study made."
     source = run.resnet["model"] if arm.startswith("resnet") else run.models.get(run.sft["base"], "pocket")
@@ -205,7 +207,20 @@ def usage(kind: str, arm: str) -> str:
     first = "import flowers102_study # pip install flowers102-study\n" if kind == "head" else ""
     return f"{first}from transformers import pipeline\npipeline(\"image-classification\", model=\"{arm}\")(\"photo.jpg\", top_k=5)"
 
-# %% ../nbs/sharing.ipynb #39302cc3
+# %% ../nbs/sharing.ipynb #1b60b369
+def question_row(row: dict) -> dict:
+    "Flatten a question, its control beside it; what a form of question does not have is empty."
+    control = row.get("control", {})
+    return {k: row.get(k) for k in ("image_id", "label", "question", "answer", "form", "chance", "options", "classes")} | {f"control_{k}": control.get(k) for k in ("question", "answer", "options")}
+
+
+def question_features(): # datasets.Features
+    "Say what the columns of a question are."
+    from datasets import Features, List, Value
+    texts = dict.fromkeys(("image_id", "question", "answer", "form", "control_question", "control_answer"), Value("string"))
+    return Features(texts | {"label": Value("int64"), "chance": Value("float64"), "options": List(Value("string")), "classes": List(Value("int64")), "control_options": List(Value("string"))})
+
+
 def export_data(run: Run, out: Path) -> list: # the files' names
     "Write the processed pictures and all questions, with a card."
     import datasets
@@ -217,8 +232,9 @@ def export_data(run: Run, out: Path) -> list: # the files' names
         part.to_parquet(out / "images" / f"{split}.parquet")
         rows[split] = len(part)
         for task in TASKS:
-            lines = [{k: v for k, v in row.items() if k != "control"} | {f"control_{k}": row["control"][k] for k in ("question", "answer") if "control" in row} for row in read_prompts(prompts_job(run).out, task, split)]
-            write(out / task / f"{split}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            (out / task).mkdir(exist_ok=True)
+            asked = [question_row(r) for r in read_prompts(prompts_job(run).out, task, split)]
+            datasets.Dataset.from_list(asked, question_features()).to_parquet(out / task / f"{split}.parquet") # all subsets in one format, or the library reads none
     write(out / "README.md", dataset_card(read_report(run.data_folder), rows, list(TASKS), run.command("prompts")))
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 

@@ -1,4 +1,5 @@
 """What the tests share: a copy of the study in a folder of its own, and its command line."""
+import fcntl
 import os
 import shutil
 import subprocess
@@ -31,7 +32,14 @@ def study(tmp_path): return copy_of_study(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory): # a finished smoke run; tests only read it
-    folder = copy_of_study(tmp_path_factory.mktemp("smoke"))
-    call(folder, "flowers102-study", "run", "--profile", "smoke")
+def smoke(tmp_path_factory): # a finished smoke run, made once for all test processes; tests only read it
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_suffix(".done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke")
+            folder.with_suffix(".done").touch()
     return folder

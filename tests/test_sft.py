@@ -26,8 +26,8 @@ def study(tmp_path_factory, smoke): # with the models that the smoke run has mad
 
 
 def prepared(name: str, **overrides):
-    "Open a smoke run whose data and questions are there; 132 pictures, 6 classes."
-    run = open_run("smoke", name, overrides={"launch.lanes": 1, "sft.at_once": 8} | overrides)
+    "Open a smoke run whose data and questions are there: a batch of 8, of which a process holds 4 at once, and two processes 4 each."
+    run = open_run("smoke", name, overrides={"launch.lanes": 1} | overrides)
     for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
     return run
 
@@ -82,7 +82,6 @@ def test_checkpointing_changes_memory_not_losses(study):
         collate = lambda rows: taught(vlm, images[rows], ["Which flower is this?"] * len(rows), [f"flower {r}" for r in rows])
         with tempfile.TemporaryDirectory() as place:
             how = arguments(Path(place), {"rate": 1e-3, "warmup": .1, "decay": 0., "checkpointing": checkpointing}, 3, 6, 1, 0, False)
-            torch_state = __import__("torch").manual_seed(0)
             losses.append([h["loss"] for h in train_along(model, line_up(6, 3, 6, 0), collate, answer_loss, how, [watcher()], None).log_history if "loss" in h])
     assert len(losses[0]) == 3 and losses[0][2] < losses[0][0]
     assert np.allclose(*losses, atol=.05) # adapters start at random; the first loss does not depend on them

@@ -180,8 +180,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.calls.append(("POST", self.path, body.decode(errors="replace")))
         if "/preupload/" in self.path: return self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]})
-        if "/commit/" in self.path: return self.answer({"commitUrl": "http://hub/someone/flowers/commit/" + "0" * 40, "commitOid": "0" * 40})
-        self.answer({"url": "http://hub/someone/flowers", "id": "someone/flowers", "name": "someone/flowers"})
+        if "/commit/" in self.path: return self.answer({"commitUrl": f"http://127.0.0.1:{self.server.server_port}/datasets/someone/flowers/commit/" + "0" * 40, "commitOid": "0" * 40})
+        self.answer({"url": f"http://127.0.0.1:{self.server.server_port}/datasets/someone/flowers", "id": "someone/flowers", "name": "someone/flowers"})
 
     def log_message(self, *words): pass
 
@@ -212,11 +212,11 @@ def test_the_data_are_pushed_with_all_questions(study, hub):
     assert created["private"] is True and created["type"] == "dataset" and "uploaded:" in told.stdout
     lines = [json.loads(line) for _, path, body in hub.calls if "/commit/" in path for line in body.splitlines()]
     sent = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
-    assert sent["README.md"].decode().startswith("---") and sent["open-qa/test.jsonl"].count(b"\n") == 24 and "images/test.parquet" in sent
+    assert sent["README.md"].decode().startswith("---") and sent["open-qa/test.parquet"].startswith(b"PAR1") and "images/test.parquet" in sent
 
 
 def test_push_says_what_it_lacks(study, run):
-    for words, said in ((["push", HEAD], "say where to"), (["push", HEAD, "--to", "flowers", "--yes"], "OWNER/NAME"), (["push", "nothing", "--dry-run"], "unknown arm")):
+    for words, said in ((["push", HEAD], "say where to"), (["push", HEAD, "--to", "flowers", "--yes"], "OWNER/NAME"), (["push", "nothing", "--dry-run"], "unknown finished arm")):
         told = call(study, "flowers102-study", *words, "--name", "smoke", check=False, HF_HUB_OFFLINE="1")
         assert told.returncode == 2 and said in told.stderr, told.stderr
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .models import loaded, processor_class, save_processor, split_source, FAMILIES
 from .settings import SettingsError, require
 
-# %% ../../nbs/core/artefacts.ipynb #2f4c5b3c
+# %% ../../nbs/core/artefacts.ipynb #1f2ff5df
 SHARDS = "pytorch_model_fsdp_0" # accelerate's name for the folder of FSDP's shards
 
 
@@ -50,7 +50,7 @@ def merged_shards(folder: Path) -> dict: # {name: tensor}
         found = torch.load(Path(place) / "whole.pt", weights_only=True)
     return found.get("model", found)
 
-
+# %% ../../nbs/core/artefacts.ipynb #49a4a800
 def with_adapter(net, checkpoint: Path):
     "Put a sharded adapter on a network; refuse what does not fit exactly."
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict

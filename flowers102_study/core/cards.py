@@ -43,7 +43,7 @@ def model_card(
              "It knows the classes that it was trained on and calls every picture one of them. One seed; another may differ by more than the interval."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
-# %% ../../nbs/core/cards.ipynb #080a785e
+# %% ../../nbs/core/cards.ipynb #bf7d6c2e
 CONFIGS = {"train": "train", "validation": "validation", "test": "test"}
 
 
@@ -56,7 +56,7 @@ def dataset_card(
     "Write a dataset's card, with one subset of pictures and one a task."
     import yaml
     files = lambda pattern: [{"split": s, "path": pattern.format(s)} for s in CONFIGS]
-    configs = [{"config_name": "images", "default": True, "data_files": files("images/{}.parquet")}] + [{"config_name": t, "data_files": files(f"{t}/{{}}.jsonl")} for t in tasks]
+    configs = [{"config_name": "images", "default": True, "data_files": files("images/{}.parquet")}] + [{"config_name": t, "data_files": files(f"{t}/{{}}.parquet")} for t in tasks]
     drawn = report["origin"]["source"] == "drawn"
     front = yaml.safe_dump({"configs": configs, "task_categories": ["image-classification"], "tags": ["flowers", "fine-grained"]}, sort_keys=False)
     counts = table([{"split": s, "pictures": n} for s, n in rows.items()])

@@ -161,7 +161,7 @@ def with_parent():
     except (OSError, AttributeError): pass
     if os.getppid() == 1: os._exit(1) # it has ended already
 
-# %% ../../nbs/core/launch.ipynb #518ff1cb
+# %% ../../nbs/core/launch.ipynb #be6ea313
 WORKING = ("job.json", "checkpoints") # what a job needs while it works, kept until its folder is sealed
 
 
@@ -196,7 +196,7 @@ def prepare(
     if not mark.exists() or json.loads(mark.read_text()).get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(mark, {"key": key, "target": job.target, "spec": job.spec})
+        write_json(mark, {"key": key, "target": job.target, "spec": job.spec, "inputs": [str(i.out) for i in job.inputs]})
     return True
 
 # %% ../../nbs/core/launch.ipynb #c21fdb61

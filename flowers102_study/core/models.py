@@ -133,7 +133,7 @@ def save_processor(processor, folder: Path):
              "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}}
     write_json(path, config | {"processor_class": "Qwen3VLProcessor", "video_processor": video})
 
-# %% ../../nbs/core/models.ipynb #581ba062
+# %% ../../nbs/core/models.ipynb #28bd1bf9
 def split_source(source: str) -> tuple: # (id or folder, revision or None)
     "Split OWNER/NAME@REVISION; a folder has no revision."
     if Path(source).expanduser().is_dir(): return str(Path(source).expanduser()), None
@@ -162,7 +162,7 @@ def loaded(what, source: str, **options):
         raise SettingsError(f"could not load {source!r}: {reason}\nIs it spelled right (OWNER/NAME@REVISION, or a folder written by save_pretrained), is the Hub "
                             "reachable, is there room on the disk, are its weights safetensors, and if access is gated, did you log in with: hf auth login?") from error
 
-
+# %% ../../nbs/core/models.ipynb #9ff6e4fe
 def load(
     source: str, # a Hub id with @revision, or a folder; with a whole model, or with an adapter that names its base
     size: int, # pixels a side of the pictures that will come
@@ -294,7 +294,7 @@ def answer(
     tokens = tokens if vlm.family.encodes else tokens[:, batch["input_ids"].shape[1]:]
     return [text.strip() for text in vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-# %% ../../nbs/core/models.ipynb #a21d9a9b
+# %% ../../nbs/core/models.ipynb #cbc0ebdd
 POOLINGS = ("last", "visual", "mean")
 
 
@@ -325,7 +325,7 @@ def pooled(
     mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[..., None].float()
     return (state.float() * mask).sum(1) / mask.sum(1)
 
-
+# %% ../../nbs/core/models.ipynb #cad24747
 def prompt_facts(vlm: VLM, question: str) -> dict: # prompt_ids, image_token, side, resample, mean, std, revision, parameters
     "Say what somebody must know to get a model's features again from a picture alone."
     how = vlm.processor.image_processor

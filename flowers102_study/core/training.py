@@ -99,7 +99,7 @@ def share_out(
     held = max(k for k in range(1, own + 1) if own % k == 0 and k <= max(1, at_once))
     return own * world, held, own // held
 
-# %% ../../nbs/core/training.ipynb #9d5786f2
+# %% ../../nbs/core/training.ipynb #6d4f971a
 def bits(tensor) -> int:
     "Sum a tensor's bits; of a sharded one, this process's own."
     import torch
@@ -114,7 +114,7 @@ def has_gradient(parameter) -> bool:
     return bool((most.full_tensor() if hasattr(most, "full_tensor") else most) > 0)
 
 
-def watcher(patience: int = 3): # a TrainerCallback
+def watcher(patience: int = 4): # a TrainerCallback
     "Watch that all that is meant to train gets a gradient within the first steps, and that nothing else changes."
     from transformers import TrainerCallback
     class Watcher(TrainerCallback):
@@ -127,7 +127,7 @@ def watcher(patience: int = 3): # a TrainerCallback
             if not self.waiting or args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true": return # ZeRO keeps its gradients elsewhere
             self.waiting -= {n for n, p in model.named_parameters() if n in self.waiting and has_gradient(p)}
             self.steps += 1
-            if self.waiting and self.steps >= max(1, min(patience, state.max_steps - 1)):
+            if self.waiting and self.steps == patience:
                 some = sorted(self.waiting)
                 raise RuntimeError(f"{len(some)} parameters that are meant to train have received no gradient in {self.steps} steps, {some[:3]} among them")
 
@@ -136,7 +136,7 @@ def watcher(patience: int = 3): # a TrainerCallback
             if changed: raise RuntimeError(f"{len(changed)} frozen parameters have changed, {changed[:3]} among them")
     return Watcher()
 
-# %% ../../nbs/core/training.ipynb #f87b05dd
+# %% ../../nbs/core/training.ipynb #80b3ba90
 def checkpoints(
     folder: Path, # holds checkpoint-<step>
 ) -> dict: # {step: folder}, sealed ones only, in order
@@ -157,7 +157,7 @@ def newest(
     if accelerator: accelerator.wait_for_everyone()
     return list(whole.values())[-1] if whole else None
 
-
+# %% ../../nbs/core/training.ipynb #489baec0
 def keeper(
     name: str, # of the job
     every: int, # steps
@@ -195,7 +195,7 @@ def keeper(
             accelerator.wait_for_everyone()
     return Keeper()
 
-# %% ../../nbs/core/training.ipynb #098995b2
+# %% ../../nbs/core/training.ipynb #985850b3
 def arguments(
     folder: Path, # of the checkpoints
     block: dict, # rate, warmup, decay, checkpointing
@@ -214,7 +214,7 @@ def arguments(
         logging_steps=max(1, steps // 60), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2, report_to="none", disable_tqdm=True,
         **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if block["checkpointing"] else {}))
 
-
+# %% ../../nbs/core/training.ipynb #ce9811e0
 def shard_on_cpu(trainer):
     "Let FSDP2 shard on CPUs, where accelerate would leave it to DDP: what GPUs will run can then be tested without one."
     from accelerate import FullyShardedDataParallelPlugin
