@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'Check', 'files_check', 'stored', 'weight_checks', 'differen
            'outcome_checks', 'diagnose', 'tried', 'words_checks', 'trained_checks', 'classifier_checks', 'head_checks',
            'evaluation_job', 'published_classifier', 'classify']
 
-# %% ../nbs/checking.ipynb #1af587ec
+# %% ../nbs/checking.ipynb #2fe24c4e
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from .baselines import answers_job
-from .classifier import bases
 from .core.launch import Job
 from .core.metrics import score_predictions
 from .core.records import Meter, MANIFEST, read_predictions, sha256, write_predictions, write_result
-from .core.settings import Run, SettingsError, one_of, require
-from .core.shards import model_source, spread
+from .core.settings import Run, require
+from .core.shards import spread
 from .core.sources import listing_sum
 from .data import data_job, read_index, read_pixels, read_report
-from .prompts import open_question, read_prompts
+from .prompts import open_question
 from .sft import read_lessons, train_job
 from .sharing import arm_model, classified, opened_classifier, opened_vlm
 
@@ -76,20 +75,27 @@ def difference_check(folder: Path, base: Path, method: str, tower: str, trains: 
     if moved: return Check("difference", False, f"the tower rested, and {len(moved)} of its tensors differ from the base's, {sorted(moved)[:2]} among them")
     return Check("difference", not idle, f"{len(weights) - len(same)} tensors differ from the base's, {len(rests)} that rested do not" if not idle else f"{len(idle)} tensors that were meant to train are the base's, {sorted(idle)[:2]} among them")
 
-# %% ../nbs/checking.ipynb #eb1fc6fc
-def trace_checks(then: dict, now: dict) -> list:
+# %% ../nbs/checking.ipynb #1379a010
+def trace_checks(
+    then: dict, # a training example as the network got it
+    now: dict, # the same, built today
+    asked: list, # ids that the evaluation builds for the question alone
+    answer: list, # ids of the right answer, as the ranking builds them
+) -> list:
     "Compare a training example with what the evaluation builds."
     first = next((i for i, (a, b) in enumerate(zip(then["ids"], now["ids"])) if a != b), min(len(then["ids"]), len(now["ids"])))
-    tokens = Check("prompt", then["ids"] == now["ids"], f"{len(now['ids'])} tokens, the same in training and evaluation" if then["ids"] == now["ids"] else
-                   f"training saw {len(then['ids'])} tokens, evaluation builds {len(now['ids'])}; they part at token {first}: the chat template, the question or the tokenizer changed")
+    same = then["ids"] == now["ids"] and (then["ids"] == asked + answer or then["ids"] == asked) # an encoder-decoder has its answer apart
+    tokens = Check("prompt", same, f"{len(asked)} tokens before the answer, the same in training and evaluation" if same else
+                   f"training saw {len(then['ids'])} tokens with the answer, evaluation builds {len(asked)} and {len(answer)}; they part at token {first}: the chat template, the question or the tokenizer changed")
     grid = all(then[k] == now[k] for k in ("grid", "side", "image_tokens"))
     size = Check("image grid", grid, f"{now['side']} pixels a side, grid {now['grid']}, {now['image_tokens']} tokens" if grid else
                  f"training saw {then['side']} pixels, grid {then['grid']}, {then['image_tokens']} tokens; evaluation {now['side']}, {now['grid']}, {now['image_tokens']}: another image size")
     apart = max(abs(a - b) for a, b in zip(then["pixels"], now["pixels"]))
     pixels = Check("pixels", apart < .05, f"the same picture differs by at most {apart:.3f}" + ("" if apart < .05 else ": another resizing or normalisation"))
-    learnt = [i for i, l in enumerate(now["labels"]) if l >= 0]
-    return [tokens, size, pixels, Check("labels", then["labels"] == now["labels"] and bool(learnt) and learnt == list(range(learnt[0], len(now["labels"]))),
-                                        f"on the answer's {len(learnt)} tokens, at the end, and nowhere else" if then["labels"] == now["labels"] else "not on the tokens that were learnt")]
+    learnt = [l for l in then["labels"] if l >= 0]
+    right = learnt == answer and then["labels"][-len(answer):] == answer
+    return [tokens, size, pixels, Check("labels", right, f"on the answer's {len(learnt)} tokens, at the end, and nowhere else" if right else
+                                        f"on {len(learnt)} tokens, {learnt[:6]} …; the answer's are {len(answer)}, {answer[:6]} …")]
 
 # %% ../nbs/checking.ipynb #303f77c2
 KNOWN = 8 # pictures
@@ -108,7 +114,7 @@ def outcome_checks(together: list, singly: list, recorded: list) -> list:
     return [Check("known pictures", known == len(recorded), f"{known} of {len(recorded)} test pictures get the outcome that is on record" + ("" if known == len(recorded) else f"; for instance {next((a, b) for a, b in zip(together, recorded) if a != b)}")),
             Check("batch", same == len(singly), f"{same} of {len(singly)} pictures get the same alone and in a batch")]
 
-# %% ../nbs/checking.ipynb #364ba9f0
+# %% ../nbs/checking.ipynb #3c7a1ff6
 def diagnose(run: Run, arm: str) -> list: # of Check
     "Check an arm's model in every way that its kind allows."
     found = arm_model(run, arm)
@@ -124,7 +130,7 @@ def tried(name: str, work) -> tuple: # (a Check, what work returned or None)
 
 def words_checks(run: Run, arm: str, found: dict) -> list:
     "Check a model that answers in words."
-    from flowers102_study.core.models import answer
+    from flowers102_study.core.models import answer, inputs
     folder, made = Path(found["source"]), train_job(run) if found["result"]["settings"]["model"] == "study" else None
     checks = trained_checks(run, folder, made) if made else [files_check(folder)] if folder.is_dir() else []
     loads, vlm = tried("loads", lambda: opened_vlm(run, found["source"]))
@@ -136,12 +142,13 @@ def words_checks(run: Run, arm: str, found: dict) -> list:
     if made:
         from flowers102_study.core.training import trace
         rows, seen = read_lessons(run.data_folder, run.folder / "prompts", "train")
-        checks += trace_checks(json.loads((folder / "result.json").read_text())["trace"], trace(vlm, np.array(seen[0]), asked[0], rows[0]["answer"]))
+        alone, right = inputs(vlm, np.array(seen[:1]), asked[:1])["input_ids"][0].tolist(), vlm.family.name_tokens(vlm, asked[0], rows[0]["answer"])
+        checks += trace_checks(json.loads((folder / "result.json").read_text())["trace"], trace(vlm, np.array(seen[0]), asked[0], rows[0]["answer"]), alone, right)
     together = answer(vlm, pixels, asked, run.baselines["tokens"])
     singly = [answer(vlm, pixels[i:i + 1], asked[:1], run.baselines["tokens"])[0] for i in range(len(table))]
     return checks + outcome_checks(together, singly, table.answer.tolist())
 
-# %% ../nbs/checking.ipynb #256d7d7a
+# %% ../nbs/checking.ipynb #2a1412d8
 def trained_checks(run: Run, folder: Path, made: Job) -> list:
     "Check the files of a model that was fine-tuned here."
     from flowers102_study.core.foreign import files_of, tensors_of
@@ -149,7 +156,6 @@ def trained_checks(run: Run, folder: Path, made: Job) -> list:
     told = json.loads((folder / "result.json").read_text())
     base = files_of(str(made.inputs[-1].out) if told["base"] == "pocket" else told["base"])
     family, method = FAMILIES[json.loads((base / "config.json").read_text())["model_type"]], told["settings"]["sft"]["method"]
-    listed = json.loads((folder / MANIFEST).read_text())
     expected = set(tensors_of(base)) if method == "full" else {n for n in told.get("tensors", [])}
     return [files_check(folder), *weight_checks(folder, expected), difference_check(folder, base, method, family.tower, told["settings"]["sft"]["tower"])]
 
@@ -194,7 +200,7 @@ def head_checks(run: Run, arm: str, model, processor) -> list:
                   f"the head was trained on {len(model.config.prompt_ids)} tokens, its base now builds {len(now['prompt_ids'])}: the chat template, the question or the tokenizer changed"),
             Check("image grid", size == model.config.side == now["side"], f"{size} pixels a side" if size == model.config.side == now["side"] else f"the head was trained at {model.config.side} pixels, its processor makes {size}, its base sees {now['side']}: another image size")]
 
-# %% ../nbs/checking.ipynb #d6b21009
+# %% ../nbs/checking.ipynb #27e597b5
 def evaluation_job(
     run: Run,
     source: str, # a Hub id with @revision, or a folder
@@ -225,7 +231,7 @@ def published_classifier(source: str, kind: str, names: list) -> tuple: # (funct
         model, processor = opened_classifier(str(folder))
         work, labels = lambda pictures: classified(model, processor, pictures), [model.config.id2label[i] for i in range(model.config.num_labels)]
     require(model.config.num_labels == len(names), f"the model tells {model.config.num_labels} classes apart, and the data have {len(names)}")
-    spoken = [label for label in labels if not label.startswith("LABEL_")]
+    spoken = labels if not all(label.startswith("LABEL_") for label in labels) else []
     unknown = sorted(set(spoken) - set(names))
     require(not unknown, f"{len(unknown)} of the model's labels are no class of these data, {unknown[:3]} among them")
     order = [labels.index(name) for name in names] if spoken else list(range(len(names)))

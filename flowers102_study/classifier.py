@@ -46,7 +46,7 @@ def made_by(run: Run, arm: str) -> tuple: # (the job that makes an arm's model, 
     made = train_job(run)
     return made, "study" if made else run.sft["source"]
 
-# %% ../nbs/05_classifier.ipynb #06c037aa
+# %% ../nbs/05_classifier.ipynb #07f75ffa
 def scale_of(x) -> tuple: # mean and deviation, (width,) float32
     "Return what standardises features; one that never changes is left as it is."
     return x.mean(0).astype(np.float32), np.where(np.ptp(x, 0) > 1e-5, x.std(0), 1).astype(np.float32)
@@ -57,8 +57,8 @@ def solve(
     y, # (n,) labels
     strengths: list, # λ, any order
     classes: int,
-): # yields (λ, weights (classes, width), biases (classes,), evaluations)
-    "Solve multinomial logistic regressions along a path of penalties, until no gradient is above 1e-4."
+): # yields (λ, weights (classes, width), biases (classes,), evaluations, largest gradient)
+    "Solve multinomial logistic regressions along a path of penalties, until no gradient is above 1e-4 or the line search finds nothing better."
     import torch
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y, head = torch.tensor(x, device=device), torch.tensor(y, device=device), torch.nn.Linear(x.shape[1], classes, device=device)
@@ -72,7 +72,8 @@ def solve(
             value.backward()
             return value
         solver.step(loss)
-        yield strength, *(p.detach().cpu().numpy().copy() for p in head.parameters()), count[0]
+        evaluations, _ = count[0], loss()
+        yield strength, *(p.detach().cpu().numpy().copy() for p in head.parameters()), evaluations, max(float(p.grad.abs().max()) for p in head.parameters())
 
 
 def log_softmax(logits) -> np.ndarray: # (n, classes) float32
@@ -115,9 +116,9 @@ def preferred(entry: dict) -> tuple:
     "Rank a head: by validation accuracy, then by validation loss."
     return entry["validation"], -entry["loss"]
 
-# %% ../nbs/05_classifier.ipynb #b410fe8d
+# %% ../nbs/05_classifier.ipynb #d95a5182
 def briefly(x, y, seen, truth, epochs: int, classes: int, seed: int) -> list: # scores after every epoch
-    "Train a linear head on raw features with AdamW at 1e-3, in batches of 256."
+    "Train a linear head with AdamW at 1e-3, in batches of 256."
     import torch
     torch.manual_seed(seed)
     x, y, seen = torch.as_tensor(x), torch.as_tensor(y), torch.as_tensor(seen)
@@ -130,16 +131,16 @@ def briefly(x, y, seen, truth, epochs: int, classes: int, seed: int) -> list: # 
         with torch.no_grad(): history.append(scored(log_softmax(net(seen).numpy()), truth) | {"epoch": epoch + 1})
     return history
 
-# %% ../nbs/05_classifier.ipynb #cba0af37
+# %% ../nbs/05_classifier.ipynb #22b7379d
 def candidates(x: dict, y: dict, block: dict, classes: int, seed: int): # yields (scores and what was chosen, weights)
     "Fit every head on one layer's features, pooled in one way."
     mean, deviation = scale_of(x["train"])
     inside, seen = ((x[s] - mean) / deviation for s in ("train", "validation"))
-    for strength, *weights, iterations in solve(inside, y["train"], block["strengths"], classes):
-        yield scored(log_softmax(seen @ weights[0].T + weights[1]), y["validation"]) | {"head": "linear", "strength": strength, "iterations": iterations}, (mean, deviation, *weights)
+    for strength, *weights, evaluations, left in solve(inside, y["train"], block["strengths"], classes):
+        yield scored(log_softmax(seen @ weights[0].T + weights[1]), y["validation"]) | {"head": "linear", "strength": strength, "evaluations": evaluations, "gradient": left}, (mean, deviation, *weights)
     if not block["hidden"]: return
     weights, scores, _ = fit_mlp(inside, y["train"], seen, y["validation"], block, classes, seed)
-    yield scores | {"head": "mlp", "strength": block["decay"], "iterations": scores["epoch"]}, (mean, deviation, *weights)
+    yield scores | {"head": "mlp", "strength": block["decay"]}, (mean, deviation, *weights)
 
 
 def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
@@ -152,7 +153,7 @@ def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
         x = (x * ndtr(x)).astype(np.float32) # GELU
     return log_softmax(x @ layers[-2].T + layers[-1])
 
-# %% ../nbs/05_classifier.ipynb #783f8ee9
+# %% ../nbs/05_classifier.ipynb #d9b91a19
 def fit(
     spec: dict, # {"model", "classifier": layers, pooling, strengths, hidden, epochs, rate, decay; "features": what the features job was asked, "seed"}
     inputs: list, # [data, features], and the model where a job makes it
@@ -162,7 +163,7 @@ def fit(
     import torch
     if int(os.environ.get("RANK", 0)): return
     data, stored, block = inputs[0], inputs[1], spec["classifier"]
-    meter, report, name = Meter(torch.device("cpu")), read_report(data), folder.name.removesuffix(".partial")
+    meter, report, name = Meter(torch.device("cuda" if torch.cuda.is_available() else "cpu")), read_report(data), folder.name.removesuffix(".partial")
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
     every = {s: np.load(stored / f"{s}.npy", mmap_mode="r") for s in y}
     places = [(a, b) for a in range(len(block["layers"])) for b in range(len(block["pooling"]))]
@@ -174,10 +175,13 @@ def fit(
             found.append({"layer": block["layers"][a], "pooling": block["pooling"][b]} | entry)
             if best is None or preferred(found[-1]) > preferred(best[0]): best = found[-1], weights, (a, b)
         progress(name, done, len(places), f"best validation {100 * best[0]['validation']:.1f} %")
+    require(best is not None, "no layer and pooling gives features that differ between pictures; layer 0 with pooling 'last' alone does not")
     chosen, weights, (a, b) = best
     x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in y}
     write_json(folder / "sweep.json", found)
-    write_json(folder / "briefly.json", briefly(x["train"], y["train"], x["validation"], y["validation"], block["epochs"], classes, spec["seed"]))
+    mean, deviation = weights[:2]
+    write_json(folder / "briefly.json", {how: briefly(f(x["train"]), y["train"], f(x["validation"]), y["validation"], block["epochs"], classes, spec["seed"])
+                                         for how, f in (("raw", lambda v: v), ("standardised", lambda v: (v - mean) / deviation))})
     write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen}, meter)
     keep_head(folder / "model", spec, inputs, weights, chosen, report["classes"])
 
@@ -209,7 +213,7 @@ def write_arm(folder: Path, spec: dict, inputs: list, log_probs: dict, facts: di
              "revision": print_of(inputs[-1]) if spec["model"] in MADE else base["revision"], "parameters": base["parameters"], "side": base["side"], "seed": spec["seed"], "world_size": world_size}
     write_result(folder, score_predictions(index["test"].label, log_probs["test"].argmax(1), log_probs["test"]), rerun | facts, meter.read())
 
-# %% ../nbs/05_classifier.ipynb #89acb934
+# %% ../nbs/05_classifier.ipynb #d7f6b567
 def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
     "Return the cross-entropy of pictures, divided by how many the whole batch has."
     import torch.nn.functional as F
@@ -226,7 +230,7 @@ def with_head(spec: dict, inputs: list, vlm, labels, names: list, home: Path): #
     a = int(np.argmax(block["layers"]))
     x = np.ascontiguousarray(np.load(inputs[1] / "train.npy", mmap_mode="r")[:, a, block["pooling"].index("last")])
     (mean, deviation), strength = scale_of(x), sorted(block["strengths"])[len(block["strengths"]) // 2]
-    (_, weights, biases, _), = solve((x - mean) / deviation, labels, [strength], len(names))
+    (_, weights, biases, *_), = solve((x - mean) / deviation, labels, [strength], len(names))
     model = VLMForImageClassification(described(facts, model_source(spec, inputs), home, names, layer=block["layers"][a], pooling="last", width=x.shape[1]))
     with torch.no_grad():
         for parameter, value in zip((model.mean, model.deviation, *model.head.parameters()), (mean, deviation, weights, biases)): parameter.copy_(torch.from_numpy(value))
@@ -299,7 +303,7 @@ def together(
     write_arm(folder, spec, inputs, found, {"best_step": state.best_global_step, "validation": state.best_metric}, meter, world)
     save_head(model, facts, folder / "model", merged=True)
 
-# %% ../nbs/05_classifier.ipynb #abc8f1d3
+# %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
     "Name the head arms, each with its base's arm."
     return {f"{arm}-head": arm for arm in (run.sft["base"], sft_arm(run))}
@@ -307,7 +311,7 @@ def bases(run: Run) -> dict: # {arm of the head: arm of its base}
 
 def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases`
     "Describe the job that fits a head."
-    stored, block = features_job(run, bases(run)[arm]), {k: v for k, v in run.classifier.items() if k not in ("batch", "together")}
+    stored, block = features_job(run, bases(run)[arm]), {k: v for k, v in run.classifier.items() if k not in ("batch", "together", "adapters")}
     require(bool(block["layers"] and block["pooling"] and block["strengths"]) and min(block["strengths"]) > 0, "classifier.layers, pooling and strengths need values, strengths above 0")
     require(min(block["epochs"], run.classifier["batch"]) >= 1 and block["hidden"] >= 0, "classifier.epochs and batch must be at least 1, hidden at least 0")
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec, "seed": run.settings["seed"]}
@@ -319,7 +323,7 @@ def together_job(run: Run) -> Job | None: # None: the profile leaves it out
     if not run.classifier["together"]: return None
     alone = fit_job(run, f"{run.sft['base']}-head")
     require("last" in run.classifier["pooling"] and max(run.classifier["layers"]) > 0, "classifier.together needs pooling 'last' and a layer above 0")
-    block = {k: run.sft[k] for k in ("rank", "rate", "batch", "at_once", "warmup", "decay", "checkpointing", "validate")} | {"tower": False}
+    block = {k: run.sft[k] for k in ("rank", "batch", "at_once", "warmup", "decay", "checkpointing", "validate")} | {"tower": False, "rate": run.classifier["adapters"]}
     return Job("flowers102_study.classifier:together", run.arm(f"{run.sft['base']}-head.together"), alone.spec | {"sft": block, "steps": run.classifier["together"]}, alone.inputs)
 
 

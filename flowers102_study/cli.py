@@ -285,7 +285,7 @@ def evaluate_command(
     result = read_result(job.out)
     print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}" + (f"; labels {result['labels']}" if "labels" in result else ""))
 
-# %% ../nbs/cli.ipynb #2d7f7a56
+# %% ../nbs/cli.ipynb #9549c1c2
 @app.command("export")
 def export_command(
     arm: str = typer.Argument(help="of the run"),
@@ -313,9 +313,10 @@ def push_command(
     from flowers102_study.sharing import export, export_data, upload
     run = opened_run(name)
     if not dry_run and not to: raise SettingsError("say where to: --to OWNER/NAME (or --dry-run, to see what would be uploaded)")
+    one_of(what, ["data", *sorted(p.parent.name for p in run.folder.glob("arms/*/result.json")), *sorted(p.stem for p in run.folder.glob("models/*.partial"))], "arm, or data") # it names a folder that is emptied
     folder = run.folder / "push" / what
     shutil.rmtree(folder, ignore_errors=True)
-    files = export_data(run, folder) if what == "data" else export(run, what, folder, merged)
+    files = export_data(run, folder) if what == "data" else export(run, what, folder, merged, repo=to)
     print("\n".join(files), f"\nin {shown(folder)}: {size(sum((folder / f).stat().st_size for f in files))}")
     if dry_run: return
     if not yes: typer.confirm(f"Upload this to {to}{' for everybody to see' if public else ', as a private repository if it is new'}?", abort=True)

@@ -7,7 +7,7 @@ __all__ = ['arm_model', 'opened_vlm', 'opened_classifier', 'classified', 'predic
            'new_folder', 'export', 'copy_model', 'export_merged', 'export_head', 'export_checkpoint', 'base_name',
            'usage', 'question_row', 'question_features', 'export_data', 'upload']
 
-# %% ../nbs/sharing.ipynb #00fec7e0
+# %% ../nbs/sharing.ipynb #e7809745
 import json
 import shutil
 from pathlib import Path
@@ -16,14 +16,14 @@ import numpy as np
 
 from .baselines import model_job
 from .core.cards import dataset_card, model_card
-from .core.models import split_source
+from .core.models import base_of, split_source
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
 from .data import read_index, read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 from .sft import train_job
 
-# %% ../nbs/sharing.ipynb #9f4188ef
+# %% ../nbs/sharing.ipynb #1da1284c
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
@@ -49,8 +49,10 @@ def opened_vlm(run: Run, source: str): # a VLM
 def opened_classifier(source: str): # (model, image processor)
     "Load a head or a CNN."
     from transformers import AutoImageProcessor, AutoModelForImageClassification
+    import torch
     from flowers102_study.core import heads # makes them known
-    return AutoModelForImageClassification.from_pretrained(source).eval(), AutoImageProcessor.from_pretrained(source, backend="pil")
+    model = AutoModelForImageClassification.from_pretrained(source).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source, backend="pil")
 
 
 def classified(model, processor, pictures) -> np.ndarray: # (n, classes) log-probabilities
@@ -125,7 +127,7 @@ def shown_predictions(found: list, title: str): # a figure
     fig.suptitle(title, fontsize=8)
     return fig
 
-# %% ../nbs/sharing.ipynb #8477936c
+# %% ../nbs/sharing.ipynb #effb74b5
 def new_folder(out: Path) -> Path:
     "Make a folder; refuse one that holds something."
     out = Path(out).expanduser()
@@ -140,21 +142,24 @@ def export(
     out: Path, # a new folder
     merged: bool = False, # an adapter added to its base; a head with its base
     step: int = 0, # of a training that is not finished; 0: the newest whole checkpoint
+    repo: str = "", # OWNER/NAME, for the card
 ) -> list: # the files' names
     "Write an arm's model as a folder that stands alone, with its card."
     started = run.folder / "models" / f"{arm}.partial"
+    require(not step or started.is_dir(), f"the training of {arm} is finished, or was never started: there are no checkpoints of its steps")
     if step or (started.is_dir() and not sealed(run.folder / "models" / arm)): return export_checkpoint(started, new_folder(out), merged, step)
     found = arm_model(run, arm)
     source, out = found["source"], new_folder(out)
     require(Path(source).is_dir(), f"{arm} is a published model, {source}: there is nothing of ours to export")
     if found["kind"] == "head": export_head(Path(source), out, merged)
     elif merged: export_merged(source, out)
+    elif (Path(source) / "adapter_config.json").exists() and Path(base_of(source)).is_dir(): export_merged(source, out) # nobody else has the adapter's base
     else: copy_model(Path(source), out)
-    card = model_card(found["result"], run.command(), base_name(run, arm), usage(found["kind"], arm))
+    card = model_card(found["result"], run.command(), base_name(run, found), usage(found["kind"], repo or "PATH/TO/THIS/FOLDER"))
     write(out / "README.md", card)
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-# %% ../nbs/sharing.ipynb #6a35c2e4
+# %% ../nbs/sharing.ipynb #53101181
 def copy_model(source: Path, out: Path):
     "Copy a model's files, not the study's own notes beside them."
     for path in sorted(source.iterdir()):
@@ -165,7 +170,6 @@ def export_merged(source: str, out: Path):
     "Write a network with its adapter added to the weights."
     from peft import PeftModel
     from flowers102_study.core.artefacts import bare_network, merge, processor_of, save_network
-    from flowers102_study.core.models import base_of
     base = base_of(source)
     require(base != source, "this model is whole already: nothing is to be merged; leave --merged out")
     save_network(merge(PeftModel.from_pretrained(bare_network(base), source)), processor_of(source), out)
@@ -193,10 +197,11 @@ def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list
     write(out / "README.md", f"# {started.stem}, step {step or max(whole)}\n\nA checkpoint of a training that was not finished. It has not been evaluated.\n")
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-# %% ../nbs/sharing.ipynb #57d0cb7f
-def base_name(run: Run, arm: str) -> str:
-    "Name what an arm was made from, as the Hub does; \"\" for a model that the study made."
-    source = run.resnet["model"] if arm.startswith("resnet") else run.models.get(run.sft["base"], "pocket")
+# %% ../nbs/sharing.ipynb #4f247752
+def base_name(run: Run, found: dict) -> str:
+    "Name what an arm was made from, as the Hub does; \"\" for a model that the study made, and for a folder."
+    source = found["result"]["model"]
+    if source == "study": source = run.models[run.sft["base"]] # which the study fine-tuned
     name, _ = split_source(source)
     return "" if source == "pocket" or Path(name).is_dir() else name
 
@@ -204,7 +209,7 @@ def base_name(run: Run, arm: str) -> str:
 def usage(kind: str, arm: str) -> str:
     "Write the Python that loads a model."
     if kind == "words": return f"from transformers import AutoModelForImageTextToText, AutoProcessor\nmodel, processor = AutoModelForImageTextToText.from_pretrained(\"{arm}\"), AutoProcessor.from_pretrained(\"{arm}\")"
-    first = "import flowers102_study # pip install flowers102-study\n" if kind == "head" else ""
+    first = "import flowers102_study # the package of this study, from its repository\n" if kind == "head" else ""
     return f"{first}from transformers import pipeline\npipeline(\"image-classification\", model=\"{arm}\")(\"photo.jpg\", top_k=5)"
 
 # %% ../nbs/sharing.ipynb #1b60b369
@@ -238,7 +243,7 @@ def export_data(run: Run, out: Path) -> list: # the files' names
     write(out / "README.md", dataset_card(read_report(run.data_folder), rows, list(TASKS), run.command("prompts")))
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-# %% ../nbs/sharing.ipynb #c935a5f5
+# %% ../nbs/sharing.ipynb #18f119a9
 def upload(
     folder: Path,
     repo: str, # OWNER/NAME
@@ -247,12 +252,11 @@ def upload(
 ) -> str: # its address
     "Upload a folder to the Hub; raise SettingsError with advice."
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
     require(repo.count("/") == 1 and all(repo.split("/")), f"--to takes OWNER/NAME; got {repo!r}")
     api = HfApi()
     try:
         api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message="Upload by flowers102-study")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error: # its HTTP library's errors are of several families
         raise SettingsError(f"the Hub did not take it: {str(error).strip().splitlines()[0]}\nDid you log in (hf auth login), may you write to {repo}, and is there a network?") from error
     return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"

@@ -1,7 +1,7 @@
 """Kill a training job at random moments and see whether it ends with the same weights.
 
     python tests/kill.py 10 resnet     ten kills of the CNN's training, half of them after the first checkpoint
-    python tests/kill.py 10 sft        ten kills of the fine-tuning
+    python tests/kill.py 10 sft        ten kills of the fine-tuning of all weights, or with `lora` of adapters
 """
 import os
 import random
@@ -19,7 +19,8 @@ from flowers102_study.core.settings import open_run
 
 STAGES = { # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, seconds to the first one
     "resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0], "model/model.safetensors", "*.sha256", 4.),
-    "sft": ({"sft.steps": 48, "sft.validate": 12}, sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 9.)}
+    "sft": ({"sft.steps": 48, "sft.validate": 12}, sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 9.),
+    "lora": ({"sft.steps": 48, "sft.validate": 12, "sft.method": "lora"}, sft.train_job, "adapter_model.safetensors", "checkpoint-*/manifest.json", 9.)}
 
 
 def said(log: Path, job) -> list: # epochs or steps, in order
@@ -52,7 +53,7 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
     os.chdir(root)
     run = open_run("smoke", "kill", overrides=overrides | {"launch.lanes": 1})
     run_jobs(run, [data.data_job(run)], "data")
-    if stage == "sft":
+    if stage != "resnet":
         for job in (prompts.prompts_job(run), baselines.world_job(run), baselines.model_job(run, run.sft["base"])): run_jobs(run, [job], job.name)
     job = job_of(run)
     run_jobs(run, [job], "first")

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'data_name', 'portable', 'model_card', 'dataset_card']
 
-# %% ../../nbs/core/cards.ipynb #2c590423
+# %% ../../nbs/core/cards.ipynb #26d50239
+import re
 from pathlib import Path
 
 from .figures import DRAWN, table
 from .metrics import percent
 
-# %% ../../nbs/core/cards.ipynb #7e230116
+# %% ../../nbs/core/cards.ipynb #adfd4415
 def data_name(origin: dict) -> str:
     "Name the pictures that a result is about."
     source = origin["source"]
@@ -19,8 +20,8 @@ def data_name(origin: dict) -> str:
 
 
 def portable(command: str) -> str:
-    "Write a command without a machine's own folders."
-    return " ".join(Path(word).name if word.startswith(("/", "'/")) else word for word in command.split(" "))
+    "Write a command with PATH/TO/ instead of a machine's own folders."
+    return re.sub(r"(?<![\w.])/(?:[^\s'\"=/]+/)+", "PATH/TO/", command)
 
 
 def model_card(
@@ -38,12 +39,12 @@ def model_card(
     scores = [{"score": key, "value": percent(score) if key not in ("ece", "brier", "discrimination") else f"{score['value']:.3f} [{score['interval'][0]:.3f}, {score['interval'][1]:.3f}]", "n": score["n"]} for key, score in result["scores"].items()]
     parts = [f"---\n{data.to_yaml()}\n---", f"# {result['arm']}", f"**{DRAWN.capitalize()}.** These numbers are honest measurements of a small model on drawings; they say nothing about photographs." if drawn else "",
              f"Test accuracy {percent(result)}, {result['correct']} of n = {result['n']:,} pictures (95 % interval).", table(scores),
-             f"Data: {name}, split `{result['split']}`, fingerprint `{result['data'][:16]}`. Base: `{base or 'made by the study'}`. Seed {result['seed']}. Everything was chosen on validation pictures; the test was predicted once.",
+             f"Data: {name}, split `{result['split']}`, fingerprint `{result['data'][:16]}`. Base: `{base or 'a model of the study, or of its user'}`. Seed {result['seed']}. Everything was chosen on validation pictures; the test was predicted once.",
              f"Made by\n\n```\n{portable(command)}\n```", f"Use\n\n```python\n{use}\n```",
              "It knows the classes that it was trained on and calls every picture one of them. One seed; another may differ by more than the interval."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
-# %% ../../nbs/core/cards.ipynb #bf7d6c2e
+# %% ../../nbs/core/cards.ipynb #ad0ecd67
 CONFIGS = {"train": "train", "validation": "validation", "test": "test"}
 
 
@@ -62,6 +63,6 @@ def dataset_card(
     counts = table([{"split": s, "pictures": n} for s, n in rows.items()])
     parts = [f"---\n{front}---", f"# {data_name(report['origin'])}, as the study uses them", "**Drawn flowers**, not photographs." if drawn else "",
              f"{len(report['classes'])} classes, {sum(rows.values()):,} pictures of {report['settings']['size']} by {report['settings']['size']} pixels, split `{report['split']}`.", counts,
-             "`images` holds the pictures with label and id; the other subsets hold the questions of one task each, and name a picture by `image_id`. No picture is in two splits, and validation was cut from train.",
+             "`images` holds the pictures with label and id; the other subsets hold the questions of one task each, and name a picture by `image_id`. No picture is in two splits" + (", and validation was cut from train." if report["split"] == "study" else "."),
              f"Made by\n\n```\n{portable(command)}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"

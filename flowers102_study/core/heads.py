@@ -19,7 +19,7 @@ from .models import FAMILIES, POOLINGS, loaded, pooled
 from .settings import one_of, require
 from .towers import streamline
 
-# %% ../../nbs/core/heads.ipynb #a1f78579
+# %% ../../nbs/core/heads.ipynb #25160453
 class VLMHeadConfig(PreTrainedConfig):
     "Says which base a head belongs to, what it is asked, and where the head looks."
     model_type = "vlm-head"
@@ -35,11 +35,12 @@ class VLMHeadConfig(PreTrainedConfig):
         width: int = 1, # of the hidden states
         hidden: int = 0, # width of the head's hidden layer; 0: a linear head
         side: int = 48, # pixels a side
+        computed: str = "float32", # the precision that the features were made in
         **rest, # id2label and what every configuration has
     ):
         self.base, self.revision, self.base_config = base, revision, base_config
         self.prompt_ids, self.image_token, self.layer, self.pooling = prompt_ids or [], image_token, layer, pooling
-        self.width, self.hidden, self.side = width, hidden, side
+        self.width, self.hidden, self.side, self.computed = width, hidden, side, computed
         super().__init__(**rest)
 
 # %% ../../nbs/core/heads.ipynb #369a83d1
@@ -107,7 +108,7 @@ class VLMForImageClassification(OnABase):
         states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
         return pooled(states[self.config.layer], batch, self.config.image_token, self.config.pooling)
 
-# %% ../../nbs/core/heads.ipynb #0b199191
+# %% ../../nbs/core/heads.ipynb #9d529c5b
 def without_paths(config: dict) -> dict:
     "Leave out where a configuration was read from."
     return {k: without_paths(v) if isinstance(v, dict) else v for k, v in config.items() if k != "_name_or_path"}
@@ -123,7 +124,7 @@ def referenced(config: VLMHeadConfig, home, dtype=None): # transformers' network
     "Load the base that a head names; a folder is looked for from the head's own."
     nearby = Path(home) / config.base
     source = str(nearby.resolve()) if nearby.is_dir() else config.base + (f"@{config.revision}" if config.revision else "")
-    return loaded(AutoModelForImageTextToText, source, dtype=dtype or "auto", use_safetensors=True)
+    return loaded(AutoModelForImageTextToText, source, dtype=dtype or config.computed, use_safetensors=True)
 
 
 def described(
@@ -136,7 +137,7 @@ def described(
     "Describe a head on a model."
     one_of(where["pooling"], POOLINGS, "pooling")
     name, _, revision = (os.path.relpath(source, home), "", "") if Path(source).is_dir() else source.partition("@")
-    return VLMHeadConfig(base=name, revision=revision or facts["revision"], prompt_ids=facts["prompt_ids"], image_token=facts["image_token"], side=facts["side"],
+    return VLMHeadConfig(base=name, revision=revision or facts["revision"], prompt_ids=facts["prompt_ids"], image_token=facts["image_token"], side=facts["side"], computed=facts["dtype"],
                          id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **where)
 
 

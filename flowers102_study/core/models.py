@@ -8,8 +8,9 @@ __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_t
            'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
            'pooled', 'prompt_facts', 'hidden_states', 'encoded']
 
-# %% ../../nbs/core/models.ipynb #c80ea514
+# %% ../../nbs/core/models.ipynb #bb344b25
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -162,7 +163,7 @@ def loaded(what, source: str, **options):
         raise SettingsError(f"could not load {source!r}: {reason}\nIs it spelled right (OWNER/NAME@REVISION, or a folder written by save_pretrained), is the Hub "
                             "reachable, is there room on the disk, are its weights safetensors, and if access is gated, did you log in with: hf auth login?") from error
 
-# %% ../../nbs/core/models.ipynb #9ff6e4fe
+# %% ../../nbs/core/models.ipynb #9a868369
 def load(
     source: str, # a Hub id with @revision, or a folder; with a whole model, or with an adapter that names its base
     size: int, # pixels a side of the pictures that will come
@@ -178,7 +179,8 @@ def load(
     kind = {"auto": torch.bfloat16 if str(device).startswith("cuda") else torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}[one_of(dtype, ("auto", "float32", "bfloat16"), "models.dtype")]
     processor = loaded(processor_class(family.processor), source, backend="pil") # before gigabytes of weights
     if getattr(processor, "num_query_tokens", 0) is None: processor.num_query_tokens = config.num_query_tokens # older files lack it
-    net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, device_map={"": device}, use_safetensors=True, output_loading_info=True)
+    placed = {} if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else {"device_map": {"": device}} # ZeRO-3 places weights itself
+    net, told = loaded(AutoModelForImageTextToText, source, dtype=kind, use_safetensors=True, output_loading_info=True, **placed)
     absent = sorted(told["missing_keys"])
     require(not absent, f"{source!r} lacks {len(absent)} of its weights, {absent[:3]} among them: it was not saved whole")
     try: return VLM(streamline(net).eval(), processor, size, system, commit_of(source))
@@ -325,12 +327,12 @@ def pooled(
     mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[..., None].float()
     return (state.float() * mask).sum(1) / mask.sum(1)
 
-# %% ../../nbs/core/models.ipynb #cad24747
-def prompt_facts(vlm: VLM, question: str) -> dict: # prompt_ids, image_token, side, resample, mean, std, revision, parameters
+# %% ../../nbs/core/models.ipynb #40d30d61
+def prompt_facts(vlm: VLM, question: str) -> dict: # prompt_ids, image_token, side, resample, mean, std, revision, dtype, parameters
     "Say what somebody must know to get a model's features again from a picture alone."
     how = vlm.processor.image_processor
     return {"prompt_ids": vlm.family.tokens(vlm.processor, vlm.family.text(vlm.processor, question, vlm.system), vlm.count), "image_token": vlm.image_token, "side": vlm.side,
-            "resample": int(how.resample), "mean": list(how.image_mean), "std": list(how.image_std), "revision": vlm.revision, "parameters": sum(p.numel() for p in vlm.net.parameters())}
+            "resample": int(how.resample), "mean": list(how.image_mean), "std": list(how.image_std), "revision": vlm.revision, "dtype": str(vlm.net.dtype).removeprefix("torch."), "parameters": sum(p.numel() for p in vlm.net.parameters())}
 
 
 def hidden_states(vlm: VLM, batch: dict) -> tuple: # of (n, tokens, width)

@@ -6,7 +6,7 @@
 __all__ = ['taught', 'answer_loss', 'trace', 'line_up', 'share_out', 'bits', 'has_gradient', 'watcher', 'checkpoints', 'newest',
            'keeper', 'arguments', 'shard_on_cpu', 'train_along']
 
-# %% ../../nbs/core/training.ipynb #625b17fb
+# %% ../../nbs/core/training.ipynb #c02bd304
 import json
 import math
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .launch import progress
-from .models import VLM, chat, inputs, padded
+from .models import VLM, inputs, padded
 from .records import seal, sealed
 from .settings import require
 
@@ -99,7 +99,7 @@ def share_out(
     held = max(k for k in range(1, own + 1) if own % k == 0 and k <= max(1, at_once))
     return own * world, held, own // held
 
-# %% ../../nbs/core/training.ipynb #6d4f971a
+# %% ../../nbs/core/training.ipynb #b0d4d498
 def bits(tensor) -> int:
     "Sum a tensor's bits; of a sharded one, this process's own."
     import torch
@@ -122,9 +122,12 @@ def watcher(patience: int = 4): # a TrainerCallback
             self.frozen = {n: bits(p) for n, p in model.named_parameters() if not p.requires_grad}
             self.waiting, self.steps = {n for n, p in model.named_parameters() if p.requires_grad}, 0
             require(bool(self.waiting), "nothing is left to train")
+            if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true": # ZeRO keeps gradients and weights elsewhere
+                print("gradients and frozen weights are not watched under DeepSpeed", flush=True)
+                self.waiting, self.frozen = set(), {}
 
         def on_pre_optimizer_step(self, args, state, control, model=None, **rest):
-            if not self.waiting or args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true": return # ZeRO keeps its gradients elsewhere
+            if not self.waiting: return
             self.waiting -= {n for n, p in model.named_parameters() if n in self.waiting and has_gradient(p)}
             self.steps += 1
             if self.waiting and self.steps == patience:
@@ -132,6 +135,8 @@ def watcher(patience: int = 4): # a TrainerCallback
                 raise RuntimeError(f"{len(some)} parameters that are meant to train have received no gradient in {self.steps} steps, {some[:3]} among them")
 
         def on_train_end(self, args, state, control, model=None, **rest):
+            short = {n for n in self.waiting if "lora_A" not in n or self.steps > 3} # fewer steps say nothing about an adapter's first half
+            if short and self.steps: raise RuntimeError(f"{len(short)} parameters that are meant to train have received no gradient, {sorted(short)[:3]} among them")
             changed = [n for n, p in model.named_parameters() if n in self.frozen and bits(p) != self.frozen[n]]
             if changed: raise RuntimeError(f"{len(changed)} frozen parameters have changed, {changed[:3]} among them")
     return Watcher()
@@ -214,7 +219,7 @@ def arguments(
         logging_steps=max(1, steps // 60), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2, report_to="none", disable_tqdm=True,
         **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if block["checkpointing"] else {}))
 
-# %% ../../nbs/core/training.ipynb #ce9811e0
+# %% ../../nbs/core/training.ipynb #76734573
 def shard_on_cpu(trainer):
     "Let FSDP2 shard on CPUs, where accelerate would leave it to DDP: what GPUs will run can then be tested without one."
     from accelerate import FullyShardedDataParallelPlugin
@@ -240,5 +245,6 @@ def train_along(
     trainer.remove_callback(PrinterCallback)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and how.use_cpu: shard_on_cpu(trainer)
     trainer.model_accepts_loss_kwargs = False # the number of answer tokens goes to the loss, not into the network
+    trainer._loss_shifts_labels = False # Trainer would not count the first column, which is a target here
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer.state
