@@ -215,8 +215,22 @@ def test_the_data_are_pushed_with_all_questions(study, hub):
     assert sent["README.md"].decode().startswith("---") and sent["open-qa/test.parquet"].startswith(b"PAR1") and "images/test.parquet" in sent
 
 
+@pytest.mark.parametrize("what", ["..", "../arms/qwen3-vl-4b", "/"])
+def test_push_empties_no_folder_but_its_own(study, run, what):
+    from flowers102_study.cli import push_command
+    with pytest.raises(SettingsError, match="unknown arm, or data"): push_command(what, to="", name="smoke", dry_run=True, merged=False, public=False, yes=False)
+    assert (run.arm("qwen3-vl-4b") / "result.json").exists()
+
+
+def test_no_network_is_said_plainly(study, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    with pytest.raises(SettingsError, match="is there a network"): sharing.upload(tmp_path, "someone/flowers", "model")
+
+
 def test_push_says_what_it_lacks(study, run):
-    for words, said in ((["push", HEAD], "say where to"), (["push", HEAD, "--to", "flowers", "--yes"], "OWNER/NAME"), (["push", "nothing", "--dry-run"], "unknown finished arm")):
+    for words, said in ((["push", HEAD], "say where to"), (["push", HEAD, "--to", "flowers", "--yes"], "OWNER/NAME"), (["push", "nothing", "--dry-run"], "unknown arm, or data")):
         told = call(study, "flowers102-study", *words, "--name", "smoke", check=False, HF_HUB_OFFLINE="1")
         assert told.returncode == 2 and said in told.stderr, told.stderr
 
@@ -268,6 +282,23 @@ def test_what_is_not_documented_is_not_guessed(run, tmp_path):
     with pytest.raises(SettingsError, match=r"classifier.weight \[102, 2560\].*not guessed at"): checking.evaluation_job(run, str(folder))
     (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(SettingsError, match="model_type 'bert'"): checking.evaluation_job(run, str(folder))
+
+
+def test_a_head_finds_its_base_in_the_hubs_cache(run, tmp_path, monkeypatch):
+    import torch
+    from huggingface_hub import constants
+    from transformers import AutoModelForImageClassification
+    revision, home = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--flower-model"
+    shutil.copytree(next((run.folder.parent / ".pocket").glob("qwen3-vl-4b-*")), home / "snapshots" / revision)
+    shutil.copytree(run.arm("qwen3-vl-4b-head") / "model", tmp_path / "head")
+    config = json.loads((tmp_path / "head/config.json").read_text())
+    (tmp_path / "head/config.json").write_text(json.dumps(config | {"base": "someone/flower-model", "revision": revision}))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path)); monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    moved, own = (AutoModelForImageClassification.from_pretrained(p).eval() for p in (tmp_path / "head", run.arm("qwen3-vl-4b-head") / "model"))
+    pixels = torch.randn(2, 3, 48, 48)
+    with torch.no_grad(): assert torch.equal(moved(pixels).logits, own(pixels).logits)
+    moved.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").stat().st_size < 30_000 and json.loads((tmp_path / "again/config.json").read_text())["revision"] == revision
 
 
 def test_our_own_head_is_evaluated_by_its_labels(run, tmp_path):
