@@ -25,9 +25,9 @@ def notebook_done(run: Run, path: Path) -> bool:
             and still([[run.folder / name, fingerprint] for name, fingerprint in record["reads"]])
             and all((run.folder / name).exists() for name in record["figures"]))
 
-# %% ../../nbs/core/notebooks.ipynb #edbacac1
+# %% ../../nbs/core/notebooks.ipynb #c257dc0b
 KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"]} # one stream a cell, no chatter
-QUIET = {"PYTHONWARNINGS": "ignore:IProgress", "HF_HUB_DISABLE_PROGRESS_BARS": "1", # environment: no advice on bars, no bars of other libraries,
+QUIET = {"PYTHONWARNINGS": "ignore:IProgress,ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", # environment: no advice on bars, no bars of other libraries,
          "OMP_NUM_THREADS": "1"} # and one thread: on small arrays several wait for one another
 
 
