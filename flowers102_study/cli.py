@@ -141,7 +141,7 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #bd8ffe4e
+# %% ../nbs/cli.ipynb #78b890e7
 def print_plan(run: Run, chosen: dict):
     "Print stages, jobs, commands, models and needs, for the devices that there are."
     found = devices()
@@ -158,8 +158,8 @@ def print_plan(run: Run, chosen: dict):
             model = f"{need['model']}{'@' + need['revision'][:12] if need['revision'] else ''}, {need['parameters']:,} parameters; " if "model" in need else ""
             print(f"    {job.name:24} {'done' if job.done() else 'to do':6} {model}disk {size(need['disk'])}, host memory {size(need['host'])}"
                   + (f", GPU memory {size(need['gpu'])}" if found and need["gpu"] else ""))
-            if "model" not in need: total += need["disk"]
-            else: checkpoints[need["model"]] = need["disk"] # downloaded once, however many jobs ask it
+            if need.get("model", "pocket") == "pocket": total += need["disk"]
+            else: checkpoints[need["model"]] = max(checkpoints.get(need["model"], 0), need["disk"]) # downloaded once, however many jobs ask it
             most = {k: max(v, need[k]) for k, v in most.items()}
     if checkpoints: print(f"\ncheckpoints, downloaded from the Hub where they are not folders or in its cache: {size(sum(checkpoints.values()))}" + ("" if found else "; meant for GPUs: how long this takes on a CPU is not estimated"))
     say_fit(run, total + sum(checkpoints.values()), most, found)
@@ -264,7 +264,7 @@ def diagnose_command(arm: str = typer.Argument(help="of the run"), name: str = t
     print(f"{arm}: {len(checks)} checks, " + (f"{len(failed)} failed: {', '.join(failed)}" if failed else "all held"))
     raise SystemExit(1 if failed else 0)
 
-# %% ../nbs/cli.ipynb #6b3d1812
+# %% ../nbs/cli.ipynb #8ba3812a
 @app.command("evaluate")
 def evaluate_command(
     model: str = typer.Option(..., help="OWNER/NAME[@REVISION], or a folder"),
@@ -283,9 +283,9 @@ def evaluate_command(
     if job.name in taken: raise SettingsError(f"the run has an arm {job.name!r} of its own; choose another --arm")
     run_jobs(run, [job], "evaluate")
     result = read_result(job.out)
-    print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}" + (f"; labels {result['labels']}" if "labels" in result else ""))
+    print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}" + (f"; labels {result['labels']}" if "labels" in result else "") + f"\nnow an arm of {shown(run.folder)}, beside the run's own; remove {shown(job.out)} to forget it")
 
-# %% ../nbs/cli.ipynb #9549c1c2
+# %% ../nbs/cli.ipynb #5cd114a0
 @app.command("export")
 def export_command(
     arm: str = typer.Argument(help="of the run"),
@@ -317,8 +317,8 @@ def push_command(
     folder = run.folder / "push" / what
     shutil.rmtree(folder, ignore_errors=True)
     files = export_data(run, folder) if what == "data" else export(run, what, folder, merged, repo=to)
-    print("\n".join(files), f"\nin {shown(folder)}: {size(sum((folder / f).stat().st_size for f in files))}")
-    if dry_run: return
+    print("\n".join(files) + f"\nin {shown(folder)}: {size(sum((folder / f).stat().st_size for f in files))}")
+    if dry_run: print("nothing was uploaded"); return
     if not yes: typer.confirm(f"Upload this to {to}{' for everybody to see' if public else ', as a private repository if it is new'}?", abort=True)
     print("uploaded:", upload(folder, to, "dataset" if what == "data" else "model", public))
 

@@ -23,7 +23,7 @@ from .data import read_index, read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 from .sft import train_job
 
-# %% ../nbs/sharing.ipynb #1da1284c
+# %% ../nbs/sharing.ipynb #c299a1f7
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
@@ -42,6 +42,8 @@ def opened_vlm(run: Run, source: str): # a VLM
     "Load a model that answers in words, as the run asks it."
     from flowers102_study.core.models import load
     import torch
+    from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
     how = run.models
     return load(source, how["size"], "cuda" if torch.cuda.is_available() else "cpu", how["dtype"], how["system"])
 
@@ -49,8 +51,10 @@ def opened_vlm(run: Run, source: str): # a VLM
 def opened_classifier(source: str): # (model, image processor)
     "Load a head or a CNN."
     from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers.utils.logging import disable_progress_bar
     import torch
     from flowers102_study.core import heads # makes them known
+    disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(source).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source, backend="pil")
 
@@ -197,7 +201,7 @@ def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list
     write(out / "README.md", f"# {started.stem}, step {step or max(whole)}\n\nA checkpoint of a training that was not finished. It has not been evaluated.\n")
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 
-# %% ../nbs/sharing.ipynb #4f247752
+# %% ../nbs/sharing.ipynb #1d86bc58
 def base_name(run: Run, found: dict) -> str:
     "Name what an arm was made from, as the Hub does; \"\" for a model that the study made, and for a folder."
     source = found["result"]["model"]
@@ -208,7 +212,8 @@ def base_name(run: Run, found: dict) -> str:
 
 def usage(kind: str, arm: str) -> str:
     "Write the Python that loads a model."
-    if kind == "words": return f"from transformers import AutoModelForImageTextToText, AutoProcessor\nmodel, processor = AutoModelForImageTextToText.from_pretrained(\"{arm}\"), AutoProcessor.from_pretrained(\"{arm}\")"
+    if kind == "words": return (f"from transformers import AutoModelForImageTextToText, AutoProcessor\nmodel = AutoModelForImageTextToText.from_pretrained(\"{arm}\")\n"
+                                f"processor = AutoProcessor.from_pretrained(\"{arm}\") # Qwen3-VL's needs torchvision; flowers102_study.core.models.load does not")
     first = "import flowers102_study # the package of this study, from its repository\n" if kind == "head" else ""
     return f"{first}from transformers import pipeline\npipeline(\"image-classification\", model=\"{arm}\")(\"photo.jpg\", top_k=5)"
 

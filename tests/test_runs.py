@@ -13,6 +13,7 @@ from conftest import call, copy_of_study
 
 ARMS = ("resnet50", "resnet50.mixcut")
 MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl")
+TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together")
 ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
@@ -57,13 +58,13 @@ def test_says_results(smoke):
     table = call(smoke, "flowers102-study", "results", "--name", "smoke").stdout
     assert table.startswith("drawn flowers") and "resnet50.mixcut" in table and "/24" in table
     records = json.loads(call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout)
-    assert {r["arm"] for r in records} == {*ARMS, *ASKED}
+    assert {r["arm"] for r in records} == {*ARMS, *ASKED, *TRAINED}
 
 
 def test_second_run_does_nothing(smoke):
     before = stamps(smoke)
     told = call(smoke, "flowers102-study", "run", "--profile", "smoke").stdout
-    assert told.count("done before") == 4 and stamps(smoke) == before
+    assert told.count("done before") == 6 and stamps(smoke) == before
 
 
 def test_reruns_what_a_change_touches_and_no_more(tmp_path):
@@ -101,7 +102,7 @@ def test_publishes_a_finished_run_only(smoke, tmp_path):
     study = copy_of_study(tmp_path)
     call(study, "flowers102-study", "run", "data", "--profile", "smoke")
     told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
-    assert told.returncode == 2 and "is not finished (01_prompts, 03_baselines, 08_resnet)" in told.stderr and not (study / "figures").exists()
+    assert told.returncode == 2 and "is not finished (01_prompts, 03_baselines, 04_sft, 05_classifier, 08_resnet)" in told.stderr and not (study / "figures").exists()
     shutil.rmtree(study / "runs")
     shutil.copytree(smoke / "runs", study / "runs")
     call(study, "flowers102-study", "publish", "--name", "smoke")

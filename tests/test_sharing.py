@@ -209,7 +209,7 @@ def test_the_data_are_pushed_with_all_questions(study, hub):
     assert told.returncode and not any("/commit/" in path for _, path, _ in hub.calls) # nobody said yes
     told = call(study, "flowers102-study", "push", "data", "--name", "smoke", "--to", "someone/flowers", "--yes", **where)
     created = next(json.loads(body) for kind, path, body in hub.calls if path.endswith("/repos/create"))
-    assert created["private"] is True and created["type"] == "dataset" and "uploaded:" in told.stdout
+    assert (created.get("private") or created.get("visibility") == "private") and created["type"] == "dataset" and "uploaded:" in told.stdout
     lines = [json.loads(line) for _, path, body in hub.calls if "/commit/" in path for line in body.splitlines()]
     sent = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
     assert sent["README.md"].decode().startswith("---") and sent["open-qa/test.parquet"].startswith(b"PAR1") and "images/test.parquet" in sent

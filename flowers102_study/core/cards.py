@@ -12,7 +12,7 @@ from pathlib import Path
 from .figures import DRAWN, table
 from .metrics import percent
 
-# %% ../../nbs/core/cards.ipynb #adfd4415
+# %% ../../nbs/core/cards.ipynb #10613755
 def data_name(origin: dict) -> str:
     "Name the pictures that a result is about."
     source = origin["source"]
@@ -41,7 +41,7 @@ def model_card(
              f"Test accuracy {percent(result)}, {result['correct']} of n = {result['n']:,} pictures (95 % interval).", table(scores),
              f"Data: {name}, split `{result['split']}`, fingerprint `{result['data'][:16]}`. Base: `{base or 'a model of the study, or of its user'}`. Seed {result['seed']}. Everything was chosen on validation pictures; the test was predicted once.",
              f"Made by\n\n```\n{portable(command)}\n```", f"Use\n\n```python\n{use}\n```",
-             "It knows the classes that it was trained on and calls every picture one of them. One seed; another may differ by more than the interval."]
+             "It knows the classes that it was trained on, and every picture looks like one of them to it. One seed; another may differ by more than the interval."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 # %% ../../nbs/core/cards.ipynb #ad0ecd67
