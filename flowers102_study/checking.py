@@ -114,7 +114,7 @@ def outcome_checks(together: list, singly: list, recorded: list) -> list:
     return [Check("known pictures", known == len(recorded), f"{known} of {len(recorded)} test pictures get the outcome that is on record" + ("" if known == len(recorded) else f"; for instance {next((a, b) for a, b in zip(together, recorded) if a != b)}")),
             Check("batch", same == len(singly), f"{same} of {len(singly)} pictures get the same alone and in a batch")]
 
-# %% ../nbs/checking.ipynb #eb38df61
+# %% ../nbs/checking.ipynb #1f8b8932
 def diagnose(run: Run, arm: str) -> list: # of Check
     "Check an arm's model in every way that its kind allows."
     found = arm_model(run, arm)
@@ -130,13 +130,15 @@ def tried(name: str, work) -> tuple: # (a Check, what work returned or None)
 
 def words_checks(run: Run, arm: str, found: dict) -> list:
     "Check a model that answers in words."
+    from flowers102_study.core.artefacts import processor_of
     from flowers102_study.core.models import answer, inputs
     folder, made = Path(found["source"]), train_job(run) if found["result"]["settings"]["model"] == "study" else None
     checks = trained_checks(run, folder, made) if made else [files_check(folder)] if folder.is_dir() else []
+    processor, _ = tried("processor", lambda: processor_of(found["source"])) # on its own, so that its faults are not called the weights'
     loads, vlm = tried("loads", lambda: opened_vlm(run, found["source"]))
-    if vlm is None: return [*checks, loads]
+    if vlm is None: return [*checks, processor, loads]
     checks += [Check("loads", True, f"{sum(p.numel() for p in vlm.net.parameters()):,} parameters, {vlm.net.config.model_type}"),
-               Check("processor", True, f"reloads with the study's loader, agrees with the study's own preparation, {vlm.count} tokens a picture")]
+               Check("processor", processor.held, f"reloads with the study's loader, agrees with the study's own preparation, {vlm.count} tokens a picture")]
     table, pixels = known_pictures(run, arm)
     asked = [open_question(run.prompts)] * len(table)
     if made:

@@ -8,24 +8,24 @@ __all__ = ['features_job', 'made_by', 'scale_of', 'solve', 'log_softmax', 'score
            'head_accuracy', 'best_of', 'together', 'bases', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike',
            'laid_out']
 
-# %% ../nbs/05_classifier.ipynb #603b24bc
+# %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-from .baselines import model_job, needs as asking_needs
+from .baselines import model_job
 from .core.launch import Job, join_processes, processes, progress
 from .core.metrics import score_predictions
 from .core.records import Meter, write_json, write_predictions, write_result
-from .core.settings import Run, one_of, require
-from .core.shards import MADE, model_source, spread
+from .core.settings import Run, require
+from .core.shards import MADE, model_source
 from .core.sources import listing_sum
 from .core.training import arguments, checkpoints, keeper, line_up, newest, share_out, train_along, watcher
 from .data import data_job, expected, read_index, read_pixels, read_report
 from .prompts import open_question
-from .sft import adapters, arm_job, sft_arm, train_job
+from .sft import adapters, sft_arm, train_job
 
 # %% ../nbs/05_classifier.ipynb #8595683b
 def features_job(
@@ -213,7 +213,7 @@ def write_arm(folder: Path, spec: dict, inputs: list, log_probs: dict, facts: di
              "revision": print_of(inputs[-1]) if spec["model"] in MADE else base["revision"], "parameters": base["parameters"], "side": base["side"], "seed": spec["seed"], "world_size": world_size}
     write_result(folder, score_predictions(index["test"].label, log_probs["test"].argmax(1), log_probs["test"]), rerun | facts, meter.read())
 
-# %% ../nbs/05_classifier.ipynb #d7f6b567
+# %% ../nbs/05_classifier.ipynb #9d1fa7a8
 def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
     "Return the cross-entropy of pictures, divided by how many the whole batch has."
     import torch.nn.functional as F
@@ -223,7 +223,6 @@ def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
 def with_head(spec: dict, inputs: list, vlm, labels, names: list, home: Path): # (model, facts)
     "Put a solved head and fresh adapters on a model."
     import torch
-    from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from flowers102_study.core.heads import VLMForImageClassification, described
     block, facts = spec["classifier"], json.loads((inputs[1] / "base.json").read_text())

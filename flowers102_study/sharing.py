@@ -7,7 +7,7 @@ __all__ = ['arm_model', 'opened_vlm', 'opened_classifier', 'classified', 'predic
            'new_folder', 'export', 'copy_model', 'export_merged', 'export_head', 'export_checkpoint', 'base_name',
            'usage', 'question_row', 'question_features', 'export_data', 'upload']
 
-# %% ../nbs/sharing.ipynb #e7809745
+# %% ../nbs/sharing.ipynb #52510f3d
 import json
 import shutil
 from pathlib import Path
@@ -19,9 +19,8 @@ from .core.cards import dataset_card, model_card
 from .core.models import base_of, split_source
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
-from .data import read_index, read_report
+from .data import read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
-from .sft import train_job
 
 # %% ../nbs/sharing.ipynb #c299a1f7
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result

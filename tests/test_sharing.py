@@ -102,6 +102,11 @@ def test_another_image_size_is_named(run, broken):
     assert "another image size" in failed(run, WORDS)["image grid"] and "another image size" in failed(run, HEAD)["image grid"]
 
 
+def test_a_lost_tokenizer_is_the_processors_fault(run, broken):
+    (broken(run.folder / "models" / WORDS) / "tokenizer.json").unlink()
+    assert "could not load" in failed(run, WORDS)["processor"]
+
+
 def test_an_adapter_that_was_never_merged_is_named(run, broken):
     folder = broken(run.folder / "models" / WORDS)
     shutil.copy(next((run.folder.parent / ".pocket").glob("qwen3-vl-4b-*")) / "model.safetensors", folder / "model.safetensors")

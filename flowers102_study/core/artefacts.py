@@ -6,13 +6,11 @@
 __all__ = ['SHARDS', 'bare_network', 'consolidated', 'merged_shards', 'with_adapter', 'with_weights', 'merge', 'save_network',
            'processor_of']
 
-# %% ../../nbs/core/artefacts.ipynb #508bf368
-import json
-import shutil
+# %% ../../nbs/core/artefacts.ipynb #5ce06249
 import tempfile
 from pathlib import Path
 
-from .models import loaded, processor_class, save_processor, split_source, FAMILIES
+from .models import FAMILIES, loaded, processor_class, save_processor
 from .settings import SettingsError, require
 
 # %% ../../nbs/core/artefacts.ipynb #1f2ff5df

@@ -6,8 +6,7 @@
 __all__ = ['taught', 'answer_loss', 'trace', 'line_up', 'share_out', 'bits', 'has_gradient', 'watcher', 'checkpoints', 'newest',
            'keeper', 'arguments', 'shard_on_cpu', 'train_along']
 
-# %% ../../nbs/core/training.ipynb #c02bd304
-import json
+# %% ../../nbs/core/training.ipynb #cd104ec6
 import math
 import os
 import shutil
