@@ -153,7 +153,7 @@ def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
         x = (x * ndtr(x)).astype(np.float32) # GELU
     return log_softmax(x @ layers[-2].T + layers[-1])
 
-# %% ../nbs/05_classifier.ipynb #d9b91a19
+# %% ../nbs/05_classifier.ipynb #1ba548f3
 def fit(
     spec: dict, # {"model", "classifier": layers, pooling, strengths, hidden, epochs, rate, decay; "features": what the features job was asked, "seed"}
     inputs: list, # [data, features], and the model where a job makes it
@@ -167,22 +167,24 @@ def fit(
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
     every = {s: np.load(stored / f"{s}.npy", mmap_mode="r") for s in y}
     places = [(a, b) for a in range(len(block["layers"])) for b in range(len(block["pooling"]))]
-    found, best, classes = [], None, len(report["classes"])
+    found, said, best, classes = [], [], None, len(report["classes"])
     for done, (a, b) in enumerate(places, 1):
-        x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in ("train", "validation")}
+        x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in y}
         if np.ptp(x["train"], 0).max() < 1e-5: continue # the last token before the language model: the same for every picture
         for entry, weights in candidates(x, y, block, classes, spec["seed"]):
             found.append({"layer": block["layers"][a], "pooling": block["pooling"][b]} | entry)
+            said.append(np.concatenate([applied(weights, x[s]).argmax(1) for s in ("validation", "test")]))
             if best is None or preferred(found[-1]) > preferred(best[0]): best = found[-1], weights, (a, b)
         progress(name, done, len(places), f"best validation {100 * best[0]['validation']:.1f} %")
     require(best is not None, "no layer and pooling gives features that differ between pictures; layer 0 with pooling 'last' alone does not")
     chosen, weights, (a, b) = best
     x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in y}
     write_json(folder / "sweep.json", found)
+    np.save(folder / "said.npy", np.stack(said).astype(np.int16)) # what each of them says of validation and test: chapter 06 compares choices
     mean, deviation = weights[:2]
     write_json(folder / "briefly.json", {how: briefly(f(x["train"]), y["train"], f(x["validation"]), y["validation"], block["epochs"], classes, spec["seed"])
                                          for how, f in (("raw", lambda v: v), ("standardised", lambda v: (v - mean) / deviation))})
-    write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen}, meter)
+    write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen, "trained": sum(w.size for w in weights[2:])}, meter)
     keep_head(folder / "model", spec, inputs, weights, chosen, report["classes"])
 
 # %% ../nbs/05_classifier.ipynb #6a8577a7

@@ -235,7 +235,7 @@ def passes(
     epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
     return epochs, max(1, epochs // 20)
 
-# %% ../nbs/08_resnet.ipynb #ee238e41
+# %% ../nbs/08_resnet.ipynb #91f4a0a7
 def train(
     spec: dict, # {"seed", "resnet": the profile's block, with this arm's mode}
     inputs: list, # [the run's data]
@@ -252,13 +252,14 @@ def train(
     names = read_report(source)["classes"]
     parts = {s: load_split(source, s, accelerator.device) for s in ("train", "validation", "test")}
     model, optimizer = wrap(accelerator, build_model(block, names), block)
+    counts = {"parameters": sum(p.numel() for p in model.parameters()), "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     state, best = fit(accelerator, model, optimizer, parts, len(names), spec, folder)
     with wearing(model, best):
         found = {s: predict(accelerator, model, parts[s][0], block["size"]) for s in ("validation", "test")}
         weights = {k: whole(v) for k, v in accelerator.unwrap_model(model).state_dict().items()}
     if accelerator.is_main_process:
         save_model(folder / "model", block, names, weights)
-        record(spec, source, folder, found, state, accelerator.num_processes)
+        record(spec, source, folder, found, state, counts | {"world_size": accelerator.num_processes})
 
 # %% ../nbs/08_resnet.ipynb #a712acf7
 def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, folder: Path) -> tuple: # (state, best weights)
@@ -289,8 +290,8 @@ def preferred(entry: dict) -> tuple:
     "Rank an epoch: by validation accuracy, then by validation loss."
     return entry["validation"], -entry["validation_loss"]
 
-# %% ../nbs/08_resnet.ipynb #81f8e3a0
-def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, world_size: int):
+# %% ../nbs/08_resnet.ipynb #628745ba
+def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, facts: dict):
     "Write an arm's predictions, history and result."
     index = {s: read_index(source, s) for s in found}
     join = lambda column: np.concatenate([index[s][column].to_numpy() for s in found])
@@ -303,7 +304,7 @@ def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, wor
     chosen = max(state["history"], key=preferred)
     rerun = {"settings": spec | {"data": report["settings"]}, "data": json.loads((source / "manifest.json").read_text())["fingerprint"], "origin": report["origin"],
              "split": report["split"], "model": spec["resnet"]["model"], "revision": spec["resnet"]["revision"], "seed": spec["seed"],
-             "world_size": world_size, "epoch": chosen["epoch"], "validation": chosen["validation"]}
+             **facts, "epoch": chosen["epoch"], "validation": chosen["validation"]}
     write_result(folder, score_predictions(truth, found["test"].argmax(1), found["test"]), rerun, state["measured"])
 
 

@@ -52,7 +52,8 @@ def without_docstring(node):
             del body[0]
     return node
 
-# %% ../../nbs/core/keys.ipynb #3670aaaf
+# %% ../../nbs/core/keys.ipynb #f9668cf7
+@functools.cache
 def reached(
     target: str, # "module:name"
 ) -> dict: # {"module:name": sum of the definition}

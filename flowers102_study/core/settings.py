@@ -7,12 +7,13 @@ __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'proje
            'flat', 'fits', 'set_key', 'read_profile', 'Run', 'run_name', 'open_run', 'model_folder', 'data_source',
            'notebook_run', 'shown']
 
-# %% ../../nbs/core/settings.ipynb #1f677b50
+# %% ../../nbs/core/settings.ipynb #69abb338
+import copy
 import difflib
 import json
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -57,7 +58,7 @@ def package_folder() -> Path: # holds `profiles`, `accelerate` and `flowers102.t
     "Return the installed package's own folder, in a notebook too."
     return PACKAGE or project_root() / "flowers102_study"
 
-# %% ../../nbs/core/settings.ipynb #b30bafee
+# %% ../../nbs/core/settings.ipynb #2c84e01f
 def require(
     right: bool, # what must hold
     message: str, # what to do otherwise
@@ -83,7 +84,7 @@ def fits(
 ) -> bool:
     "Tell whether `value` has the type of `like`; lists are compared by their elements."
     if isinstance(like, list):
-        return isinstance(value, list) and all(fits(v, like[0]) for v in value)
+        return isinstance(value, list) and (not like or all(fits(v, like[0]) for v in value)) # an empty list in the schema says nothing of its elements
     if isinstance(like, float): return type(value) in (int, float)
     return type(value) is type(like)
 
@@ -121,7 +122,7 @@ def read_profile(
     for key, value in (flat(own) | flat(overrides or {})).items(): set_key(settings, key, value, schema)
     return settings
 
-# %% ../../nbs/core/settings.ipynb #0a334486
+# %% ../../nbs/core/settings.ipynb #35e08412
 @dataclass(frozen=True)
 class Run:
     "One run of the study: its settings and its folders."
@@ -154,6 +155,14 @@ class Run:
         words = ["flowers102-study", "run", *filter(None, [stage]), "--profile", self.profile, "--name", self.name]
         if self.asked["data"]: words += ["--data", self.asked["data"]]
         return shlex.join(words + [word for k, v in self.asked["overrides"].items() for word in ("--set", f"{k}={json.dumps(v)}")])
+
+    def changed(self,
+        changes: dict, # {"sft.method": "lora"}: dotted keys
+    ): # a Run in the same folder
+        "Return this run with other settings, checked as a profile's are; what an ablation compares."
+        settings = copy.deepcopy(self.settings)
+        for key, value in changes.items(): set_key(settings, key, value, flat(self.settings))
+        return replace(self, settings=settings)
 
     @property
     def drawn(self) -> bool: # every figure and table of such a run says so

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['HELD', 'MADE', 'write_part', 'read_parts', 'spread', 'borrow', 'model_source', 'extract']
 
-# %% ../../nbs/core/shards.ipynb #fb072cc7
+# %% ../../nbs/core/shards.ipynb #4d497bd4
 import io
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from .launch import join_processes, progress
-from .records import write, write_json
+from .records import Meter, write, write_json
 
 # %% ../../nbs/core/shards.ipynb #3524124e
 def write_part(
@@ -84,11 +85,11 @@ def model_source(spec: dict, inputs: list) -> str:
     "Return where a job's model is: its last input, if a job makes it."
     return str(inputs[-1]) if spec["model"] in MADE else spec["model"]
 
-# %% ../../nbs/core/shards.ipynb #9f123b45
+# %% ../../nbs/core/shards.ipynb #6d72586d
 def extract(
     spec: dict, # {"model", "weights", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
     inputs: list, # [data], and the model where the pocket makes it
-    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32; base.json
+    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32; base.json, result.json
 ):
     "Write features of every picture. A job."
     from flowers102_study.core.models import features, prompt_facts
@@ -99,8 +100,11 @@ def extract(
     def work(rows):
         images = np.stack([pixels[s][i] for s, i in (places[r] for r in rows)])
         return {"features": features(vlm, images, [spec["question"]] * len(rows), spec["layers"], spec["pooling"])}
-    found = spread(accelerator, folder, len(places), spec["batch"], work)
+    earlier = folder / "checkpoints" / "measured.json" # of a life that was cut short
+    meter = Meter(accelerator.device, json.loads(earlier.read_text()) if earlier.exists() else None)
+    found = spread(accelerator, folder, len(places), spec["batch"], work, meter)
     if not accelerator.is_main_process: return
+    write_json(folder / "result.json", {"measured": meter.read()})
     write_json(folder / "base.json", prompt_facts(vlm, spec["question"]))
     start = 0
     for split in spec["splits"]:
