@@ -82,7 +82,7 @@ def above_chance(
     corrected = lambda value: (value - chance) / (1 - chance)
     return score | {"value": corrected(score["value"]), "interval": [corrected(v) for v in score["interval"]], "chance": chance}
 
-# %% ../../nbs/core/metrics.ipynb #b8ca1ff6
+# %% ../../nbs/core/metrics.ipynb #65b6cecf
 def over_seeds(
     values, # (seeds, n) float: a row a seed, a column a picture
 ) -> dict: # value, interval, n, seeds, and the deviation between seeds
@@ -95,8 +95,8 @@ def over_seeds(
     both = pictures + between / seeds
     freedom = both ** 2 / (pictures ** 2 / (n - 1) + (between / seeds) ** 2 / max(1, seeds - 1)) if both else 1
     half = float(t.ppf(.975, freedom) * both ** .5)
-    mean = float(values.mean())
-    return {"value": mean, "interval": [mean - half, mean + half], "n": n, "seeds": seeds, "deviation": float(between ** .5)}
+    mean, least = float(values.mean()), 0. if values.min() >= 0 else -1. # right answers, or differences
+    return {"value": mean, "interval": [max(least, mean - half), min(1., mean + half)], "n": n, "seeds": seeds, "deviation": float(between ** .5)}
 
 # %% ../../nbs/core/metrics.ipynb #57677829
 def score_predictions(
