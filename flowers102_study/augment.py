@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['OFFLINE', 'TECHNIQUES', 'POLICIES', 'partners', 'mixtures', 'told', 'mixed_rows', 'mix_rows', 'read_mixed',
-           'augment_job', 'jobs', 'needs']
+           'export_mixed', 'augment_job', 'jobs', 'needs']
 
-# %% ../nbs/02_augment.ipynb #818e9d1f
+# %% ../nbs/02_augment.ipynb #dd3d6d34
 import json
 from pathlib import Path
 
 import numpy as np
 
 from .core.launch import Job, progress
-from .core.records import opened, write_json
+from .core.records import opened, write, write_json
 from .core.settings import Run, one_of, require
 from .core.views import keyed, mix, to_input
 from .data import data_job, expected, read_index, read_pixels, read_report
-from .prompts import FORMS, messages, prompts_job, read_prompts, schemas, write_lines
+from .prompts import FORMS, messages, picture_path, prompts_job, read_prompts, schemas, write_lines
 
 # %% ../nbs/02_augment.ipynb #571b9b51
 OFFLINE = 1 << 40 # an epoch that no training reaches: what is drawn here is drawn for nothing else
@@ -118,6 +118,19 @@ def read_mixed(folder: Path) -> tuple: # (rows, pixels (m, size, size, 3) uint8,
     "Read mixed pictures and their questions."
     folder = opened(folder)
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()], np.load(folder / "pixels.npy", mmap_mode="r")
+
+# %% ../nbs/02_augment.ipynb #37efc415
+def export_mixed(
+    folder: Path, # a run's mixed pictures
+    out: Path, # where the questions and pictures of chapter 01 were exported to
+) -> list: # the files' names
+    "Copy mixed questions, messages and pictures for other tools."
+    from PIL import Image
+    rows, pixels = read_mixed(folder)
+    files = {f"{form}/open-qa-mixed.train.jsonl": folder / form / "open-qa-mixed.train.jsonl" for form in FORMS} | {"open-qa-mixed.jsonl": folder / "rows.jsonl"}
+    for name, path in files.items(): write(out / name, path.read_bytes())
+    for row, picture in zip(rows, pixels): Image.fromarray(picture).save(out / picture_path(row["image_id"]))
+    return sorted(files)
 
 # %% ../nbs/02_augment.ipynb #c297ff41
 def augment_job(run: Run) -> Job:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 'run_command', 'stage_module', 'finished',
            'run_stages', 'remember', 'own_words', 'print_plan', 'existing_run', 'results_command', 'opened_run',
-           'prompts_command', 'compare_command', 'predict_command', 'diagnose_command', 'evaluate_command',
-           'export_command', 'push_command', 'publish_command', 'execute_in_place', 'notebooks_command', 'rendered',
+           'prompts_command', 'compare_command', 'versus_command', 'predict_command', 'diagnose_command',
+           'evaluate_command', 'export_command', 'push_command', 'publish_command', 'notebooks_command',
            'readme_command', 'main']
 
-# %% ../nbs/cli.ipynb #fdf7217c
+# %% ../nbs/cli.ipynb #7e1a551f
 import importlib
 import json
 import os
@@ -25,7 +25,7 @@ import yaml
 
 from .core.launch import alone, clock, command, devices, lanes, processes
 from .core.metrics import percent
-from .core.notebooks import KERNEL, QUIET, execute, notebook_done
+from .core.notebooks import execute, notebook_done
 from .core.plan import lane_titles, say_fit, shown_source, size
 from .core.records import read_results, sealed, write, write_json
 from .core.settings import Run, SettingsError, one_of, open_run, project_root, shown, stages
@@ -164,7 +164,7 @@ def print_plan(run: Run, chosen: dict):
     if checkpoints: print(f"\ncheckpoints, downloaded from the Hub where they are not folders or in its cache: {size(sum(checkpoints.values()))}" + ("" if found else "; meant for GPUs: how long this takes on a CPU is not estimated"))
     say_fit(run, total + sum(checkpoints.values()), most, found)
 
-# %% ../nbs/cli.ipynb #8d794034
+# %% ../nbs/cli.ipynb #b9d1fd9a
 def existing_run(name: str) -> Path:
     "Return a run's folder; refuse a name that has none, and name the nearest."
     folder = project_root() / "runs"
@@ -184,13 +184,14 @@ def results_command(
     if not results: raise SettingsError(f"run {name!r} has no finished arm yet")
     if results[0]["origin"]["source"] == "drawn": print("drawn flowers, pocket-sized models")
     width = max(len(r["arm"]) for r in results)
-    task = lambda r: r["settings"].get("task", "open-qa") # closed questions are another game: a block of their own each
-    heading = "open-qa"
-    for r in sorted(results, key=lambda r: (task(r) != "open-qa", task(r), -r["accuracy"])):
-        if heading != (heading := task(r)): print(f"\n{heading}")
+    headline = lambda r: r["settings"].get("task", "open-qa") == "open-qa" and "." not in r["arm"]
+    block = lambda r: "" if headline(r) else r["settings"].get("task", "open-qa").replace("open-qa", "variants, open-qa") # closed questions are another game
+    heading = ""
+    for r in sorted(results, key=lambda r: (block(r) != "", block(r), -r["accuracy"])):
+        if heading != (heading := block(r)): print(f"\n{heading}")
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
-# %% ../nbs/cli.ipynb #a4a04428
+# %% ../nbs/cli.ipynb #4d49372b
 def opened_run(name: str) -> Run:
     "Open a run by the name of its folder, as it was asked for."
     folder = existing_run(name)
@@ -202,7 +203,7 @@ def opened_run(name: str) -> Run:
 @app.command("prompts")
 def prompts_command(
     out: str = typer.Option(..., help="a new folder"),
-    task: str = typer.Option("all", help="open-qa, closed-qa, closed-negative-qa or all"),
+    task: str = typer.Option("all", help="open-qa, open-qa-mixed, closed-qa, closed-negative-qa or all"),
     name: str = typer.Option("pocket", help="of the run"),
 ):
     "Write a run's questions, training messages and pictures to a folder of their own."
@@ -210,7 +211,11 @@ def prompts_command(
     run = opened_run(name)
     job = prompts_job(run)
     if not job.done(): raise SettingsError(f"run {name!r} has no questions yet; first: {run.command('prompts')}")
-    for file in export_prompts(job.out, run.data_folder, task, Path(out).expanduser()): print(file)
+    from flowers102_study.augment import augment_job, export_mixed
+    mixed = augment_job(run)
+    if task == "open-qa-mixed" and not mixed.done(): raise SettingsError(f"run {name!r} has no mixed pictures yet; first: {run.command('augment')}")
+    for file in export_prompts(job.out, run.data_folder, task.removesuffix("-mixed"), Path(out).expanduser()): print(file)
+    if task in ("all", "open-qa-mixed") and mixed.done(): print(*export_mixed(mixed.out, Path(out).expanduser()), sep="\n")
     print(f"written to {out}, with the pictures that they name in {out}/images; transformers/ and lmms-engine/ hold training messages")
 
 
@@ -233,6 +238,31 @@ def compare_command(
         print(f"{row.image_id}: lmms-eval {row.theirs!r}, here {row.ours!r}: {row.verdict}" + (f", {row.gap:.2f} likelier in our ranking" if row.gap == row.gap else ""))
     for line in known_differences(read_result(run.arm(arm))): print("not alike:", line)
     print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
+
+# %% ../nbs/cli.ipynb #7a18889e
+@app.command("versus")
+def versus_command(
+    one: str = typer.Argument(help="an arm of the run, a predictions.parquet, or lmms-eval's *_samples_*.jsonl"),
+    two: str = typer.Argument(help="another, of the same pictures"),
+    name: str = typer.Option("pocket", help="of the run that arms are of"),
+    as_json: bool = typer.Option(False, "--json", help="for programs"),
+):
+    "Compare two arms, or anybody's records of the same pictures: a paired test."
+    from flowers102_study.core.paired import read_pair
+    from flowers102_study.hypotheses import compare, verdict
+    def place(source): # a file, or else an arm
+        if Path(source).expanduser().exists(): return Path(source)
+        if Path(source).suffix in (".parquet", ".jsonl"): raise SettingsError(f"no file at {source}")
+        folder = existing_run(name)
+        return folder / "arms" / one_of(source, sorted(p.parent.name for p in folder.glob("arms/*/result.json")), "arm")
+    r = compare(*read_pair(place(one), place(two)))
+    if as_json: print(json.dumps(r, indent=1)); return
+    low, high = (100 * v for v in r["interval"])
+    print(f"{one}: {100 * r['one_accuracy']:.1f} %, {two}: {100 * r['two_accuracy']:.1f} % of {r['n']:,} pictures\n"
+          f"difference {100 * r['effect']:+.1f} points [{low:+.1f}, {high:+.1f}] (95 %, BCa), classes alike {100 * r['macro']['value']:+.1f}\n"
+          f"right alone on {r['only_one']} against {r['only_two']}; exact McNemar p = {r['p']:.3g}: {one} is "
+          + {"supported": "better", "not supported": "worse", "undecided": "neither shown to be better nor worse"}[verdict(r["effect"], r["p"])] + " at 5 %, one test, uncorrected"
+          + (f"; this many pictures show a difference of {100 * r['detectable']:.1f} points four times in five" if r["detectable"] else ""))
 
 # %% ../nbs/cli.ipynb #ab8e9487
 @app.command("predict")
@@ -322,65 +352,32 @@ def push_command(
     if not yes: typer.confirm(f"Upload this to {to}{' for everybody to see' if public else ', as a private repository if it is new'}?", abort=True)
     print("uploaded:", upload(folder, to, "dataset" if what == "data" else "model", public))
 
-# %% ../nbs/cli.ipynb #5b2ac134
+# %% ../nbs/cli.ipynb #121dbadc
 @app.command("publish")
 def publish_command(name: str = typer.Option("pocket", help="of the run")):
     "Copy a finished run's figures and records to figures/<name>/ and report/results/<name>/."
-    run, root = opened_run(name), project_root()
-    folder = run.folder
+    from flowers102_study.publishing import publish
+    run = opened_run(name)
     missing = [path.stem for stage, path in stages().items() if not finished(run, stage, path)]
     if missing: raise SettingsError(f"run {name!r} is not finished ({', '.join(missing)}); first: {run.command()}")
-    shown_by = [json.loads((run.notebooks / f"{p.stem}.json").read_text()) for p in stages().values()]
-    figures, records = root / "figures" / name, root / "report" / "results" / name
-    for old in (figures, records): shutil.rmtree(old, ignore_errors=True)
-    for path in sorted({path for record in shown_by for path in record["figures"]}): write(root / "figures" / name / Path(path).name, (folder / path).read_bytes())
-    for part in sorted({part for record in shown_by for part, _ in record["reads"] if part.startswith("arms/")}):
-        write_json(records / f"{Path(part).name}.json", json.loads((folder / part / "result.json").read_text()))
-    for part in ("data/report.json", "audit/audit.json"): write_json(records / Path(part).name.replace("report", "data"), json.loads((folder / part).read_text()))
-    write_json(records / "seconds.json", {path.stem: record["seconds"] for path, record in zip(stages().values(), shown_by)})
-    print(f"published to {shown(figures)} and {shown(records)}")
-
-# %% ../nbs/cli.ipynb #83d56983
-def execute_in_place(path: Path):
-    "Execute a notebook with its default parameters and keep the outputs, without papermill's own metadata."
-    import nbformat
-    import papermill
-    working = path.with_name(f".executing-{path.name}")
-    os.environ |= QUIET
-    try:
-        papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False, cwd=str(project_root()), **KERNEL)
-        book = nbformat.read(working, as_version=4)
-    finally: working.unlink(missing_ok=True)
-    book.metadata.pop("papermill", None)
-    for cell in book.cells: cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-    write(path, nbformat.writes(book) + "\n")
+    print("published to", " and ".join(shown(folder) for folder in publish(run)))
 
 
 @app.command("notebooks")
 def notebooks_command(only: list[str] = typer.Argument(None, help="parts of names; all without any")):
     "Execute the notebooks in place, for committing."
+    from flowers102_study.publishing import execute_in_place
     folder = project_root() / "nbs"
     for path in sorted(folder.rglob("[!.]*.ipynb")):
         if ".ipynb_checkpoints" in path.parts or only and not any(part in path.stem for part in only): continue
         print(shown(path), flush=True)
         execute_in_place(path)
 
-# %% ../nbs/cli.ipynb #f8a21f9f
-def rendered(
-    notebook: dict, # as JSON
-) -> str: # Markdown
-    "Render a notebook's prose and its Markdown outputs; its code stays behind."
-    parts = []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown": parts.append("".join(cell["source"]))
-        for output in cell.get("outputs", []):
-            if text := output.get("data", {}).get("text/markdown"): parts.append("".join(text))
-    return "\n\n".join(part.strip() for part in parts).replace("](../", "](") + "\n"
-
 
 @app.command("readme")
 def readme_command():
     "Render README.md from nbs/index.ipynb."
+    from flowers102_study.publishing import rendered
     write(project_root() / "README.md", rendered(json.loads((project_root() / "nbs" / "index.ipynb").read_text())))
 
 # %% ../nbs/cli.ipynb #62949852

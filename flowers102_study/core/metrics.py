@@ -82,7 +82,7 @@ def above_chance(
     corrected = lambda value: (value - chance) / (1 - chance)
     return score | {"value": corrected(score["value"]), "interval": [corrected(v) for v in score["interval"]], "chance": chance}
 
-# %% ../../nbs/core/metrics.ipynb #65b6cecf
+# %% ../../nbs/core/metrics.ipynb #27bc62f7
 def over_seeds(
     values, # (seeds, n) float: a row a seed, a column a picture
 ) -> dict: # value, interval, n, seeds, and the deviation between seeds
@@ -92,9 +92,8 @@ def over_seeds(
     seeds, n = values.shape
     pictures = values.mean(0).var(ddof=1) / n
     between = values.mean(1).var(ddof=1) if seeds > 1 else 0.
-    both = pictures + between / seeds
-    freedom = both ** 2 / (pictures ** 2 / (n - 1) + (between / seeds) ** 2 / max(1, seeds - 1)) if both else 1
-    half = float(t.ppf(.975, freedom) * both ** .5)
+    few = float(t.ppf(.975, seeds - 1)) if seeds > 1 else 0.
+    half = float((1.959964 ** 2 * pictures + few ** 2 * between / seeds) ** .5)
     mean, least = float(values.mean()), 0. if values.min() >= 0 else -1. # right answers, or differences
     return {"value": mean, "interval": [max(least, mean - half), min(1., mean + half)], "n": n, "seeds": seeds, "deviation": float(between ** .5)}
 
