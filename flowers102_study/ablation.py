@@ -169,12 +169,12 @@ def shot_jobs(run: Run) -> dict: # {head: {shots: [jobs, a seed each]}}
     draws = range(1 + len(run.ablation["seeds"]))
     return {head: {k: [refit_job(run, head, i, k) for i in draws] for k in run.ablation["shots"]} for head in bases(run)} if run.ablation["shots"] else {}
 
-# %% ../nbs/06_ablation.ipynb #b01f6afd
+# %% ../nbs/06_ablation.ipynb #17a79d44
 def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared with)]}
     "List every arm that differs from a headline arm in one setting."
     found = {table: [(label, job, sft_arm(run)) for label, job in tuned_arms(run, table)] for table in ("mixing", "training")}
     found |= {table: [(label, job, label.split(",")[0]) for label, job in asked_arms(run, table)] for table in ("wording", "size")}
-    found["choices"] = [(name, choice_job(run, head, key, value, name), head) for head in bases(run) for key, value, name in choices(run)] if run.ablation["choices"] else []
+    found["choices"] = [(f"{head}, {name}", choice_job(run, head, key, value, name), head) for head in bases(run) for key, value, name in choices(run)] if run.ablation["choices"] else []
     plain = plain_jobs(run)
     for table, rows in found.items():
         for label, job, _ in rows: require(job.out not in plain, f"ablation.{table}: {label} changes nothing that its arm uses")
@@ -241,13 +241,13 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if home is baselines and job.spec["model"] == "study": home = sft
     return home.needs(run, job) if home else {"disk": 2e6, "host": 1.5e9, "gpu": 0}
 
-# %% ../nbs/06_ablation.ipynb #bf6b6180
+# %% ../nbs/06_ablation.ipynb #d90fab42
 def verdict(row: dict) -> str: # of a table in ablation.json
     "Say what one setting changed, in words."
     low, high = (100 * v for v in row["difference"]["interval"])
+    if not row["only_one"] + row["only_two"]: return "right on the very same pictures"
     word = "more" if low > 0 else "less" if high < 0 else "no clear difference"
-    size = f"{100 * row['difference']['value']:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    return f"{size}, {word}" if word.startswith("no") else f"{size}: {word}"
+    return f"{100 * row['difference']['value']:+.1f} points [{low:+.1f}, {high:+.1f}], {word}"
 
 
 def drawn_table(

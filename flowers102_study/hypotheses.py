@@ -128,16 +128,16 @@ def within_genus(
     known = [(genus[a], genus[b]) for a, b in zip(wrong.label, wrong.prediction) if genus[a]]
     return share([a == b for a, b in known]) if known else None
 
-# %% ../nbs/07_hypotheses.ipynb #cbd5d3fb
+# %% ../nbs/07_hypotheses.ipynb #d06d62b9
 def temperature(
     log_probs, # (n, classes), of validation
     labels, # (n,) int
-) -> float: # from 0.05 to 20
+) -> float: # from 0.05 to 100
     "Fit the temperature by likelihood."
     from scipy.optimize import minimize_scalar
     log_probs, labels = np.asarray(log_probs, float), np.asarray(labels)
     loss = lambda t: -tempered(log_probs, np.exp(t))[np.arange(len(labels)), labels].mean()
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(100)), method="bounded").x))
 
 
 def tempered(log_probs, temperature: float) -> np.ndarray: # (n, classes)

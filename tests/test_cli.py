@@ -27,6 +27,14 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
     (["run", "--set", "prompts.options=1"], "must be from 2 to"),
     (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
     (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
+    (["run", "--set", "augment.technique=mixap"], "did you mean 'mixup'?"),
+    (["run", "--set", "augment.ratio=0.0"], "augment.ratio is a share"),
+    (["run", "--set", "ablation.mixing=[mixcut]"], "is a list of entries like"),
+    (["run", "--set", "ablation.training=[{lora9: {sft.rnk: 9}}]"], "did you mean 'sft.rank'?"),
+    (["run", "--set", "ablation.training=[{other: {resnet.epochs: 9}}]"], "unknown block that ablation.training may change 'resnet'"),
+    (["run", "--set", "ablation.wording=[{same: {prompts.wording: plain}}]"], "changes nothing that its arm uses"),
+    (["run", "--set", "ablation.models=[qwen3-vl-4]"], "did you mean 'qwen3-vl-4b'?"),
+    (["versus", "one.parquet", "qwen3-vl-4b"], "no file at one.parquet"),
     (["run", "--profil", "smoke"], "--profile"),
     (["rum"], "run"),
     (["results", "--name", "pockets"], "no run yet"),
@@ -38,7 +46,7 @@ def test_refuses_and_names_the_nearest(study, words, told):
 
 
 def test_refusing_imports_nothing_heavy():
-    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, flowers102_study.baselines, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, flowers102_study.baselines, flowers102_study.ablation, flowers102_study.hypotheses, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
 

@@ -14,6 +14,9 @@ from conftest import call, copy_of_study
 ARMS = ("resnet50", "resnet50.mixcut")
 MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl")
 TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together")
+HEADS = ("qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")
+VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.small",
+          *(f"{head}.{what}" for head in HEADS for what in ("layer0", "layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "s1", "shots1", "shots1.s1")))
 ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
@@ -58,13 +61,13 @@ def test_says_results(smoke):
     table = call(smoke, "flowers102-study", "results", "--name", "smoke").stdout
     assert table.startswith("drawn flowers") and "resnet50.mixcut" in table and "/24" in table
     records = json.loads(call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout)
-    assert {r["arm"] for r in records} == {*ARMS, *ASKED, *TRAINED}
+    assert {r["arm"] for r in records} == {*ARMS, *ASKED, *TRAINED, *VARIED}
 
 
 def test_second_run_does_nothing(smoke):
     before = stamps(smoke)
     told = call(smoke, "flowers102-study", "run", "--profile", "smoke").stdout
-    assert told.count("done before") == 6 and stamps(smoke) == before
+    assert told.count("done before") == 9 and stamps(smoke) == before
 
 
 def test_reruns_what_a_change_touches_and_no_more(tmp_path):
@@ -92,7 +95,7 @@ def test_two_runs_are_the_same_bytes(smoke, tmp_path):
     from flowers102_study.core.records import content_sum
     other = copy_of_study(tmp_path)
     call(other, "flowers102-study", "run", "--profile", "smoke")
-    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures", "prompts", "../.pocket") for p in sorted((root / part).rglob("*"))
+    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures", "prompts", "augment", "models", "features", "ablation", "hypotheses", "../.pocket") for p in sorted((root / part).rglob("*"))
                           if p.is_file() and p.name != "manifest.json"}
     one, two = files(smoke / "runs/smoke"), files(other / "runs/smoke")
     assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
@@ -102,12 +105,14 @@ def test_publishes_a_finished_run_only(smoke, tmp_path):
     study = copy_of_study(tmp_path)
     call(study, "flowers102-study", "run", "data", "--profile", "smoke")
     told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
-    assert told.returncode == 2 and "is not finished (01_prompts, 03_baselines, 04_sft, 05_classifier, 08_resnet)" in told.stderr and not (study / "figures").exists()
+    assert told.returncode == 2 and "is not finished (01_prompts, 02_augment, 03_baselines, 04_sft, 05_classifier, 06_ablation, 07_hypotheses, 08_resnet)" in told.stderr and not (study / "figures").exists()
     shutil.rmtree(study / "runs")
     shutil.copytree(smoke / "runs", study / "runs")
     call(study, "flowers102-study", "publish", "--name", "smoke")
     assert (study / "report/results/smoke/qwen3-vl-4b.json").exists() and (study / "figures/smoke/baselines_scores.svg").exists()
-    assert (study / "figures/smoke/resnet_modes.svg").exists()
+    assert (study / "figures/smoke/resnet_modes.svg").exists() and (study / "figures/smoke/hypotheses_effects.svg").exists()
+    published = {p.stem for p in (study / "report/results/smoke").iterdir()}
+    assert {"ablation", "hypotheses", "audit", "data", "qwen3-vl-4b-sft-mixcut"} <= published and "qwen3-vl-4b-head.layer2" not in published # its numbers are in ablation.json
     assert json.loads((study / "report/results/smoke/resnet50.json").read_text())["n"] == 24
 
 

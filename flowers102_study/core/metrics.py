@@ -82,7 +82,7 @@ def above_chance(
     corrected = lambda value: (value - chance) / (1 - chance)
     return score | {"value": corrected(score["value"]), "interval": [corrected(v) for v in score["interval"]], "chance": chance}
 
-# %% ../../nbs/core/metrics.ipynb #27bc62f7
+# %% ../../nbs/core/metrics.ipynb #ec443861
 def over_seeds(
     values, # (seeds, n) float: a row a seed, a column a picture
 ) -> dict: # value, interval, n, seeds, and the deviation between seeds
@@ -91,7 +91,8 @@ def over_seeds(
     values = np.asarray(values, float)
     seeds, n = values.shape
     pictures = values.mean(0).var(ddof=1) / n
-    between = values.mean(1).var(ddof=1) if seeds > 1 else 0.
+    means = values.sum(1) / n # sums of whole numbers are exact: seeds that agree have no deviation at all
+    between = means.var(ddof=1) if np.ptp(means) else 0.
     few = float(t.ppf(.975, seeds - 1)) if seeds > 1 else 0.
     half = float((1.959964 ** 2 * pictures + few ** 2 * between / seeds) ** .5)
     mean, least = float(values.mean()), 0. if values.min() >= 0 else -1. # right answers, or differences

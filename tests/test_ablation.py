@@ -1,0 +1,109 @@
+"""Mixed pictures, and arms that differ in one setting, on what the smoke run has made."""
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from flowers102_study import ablation, augment, classifier, sft
+from flowers102_study.core.settings import open_run
+from flowers102_study.data import read_index, read_pixels
+
+
+@pytest.fixture(scope="module")
+def run(smoke):
+    before = os.getcwd()
+    os.chdir(smoke)
+    yield open_run("smoke")
+    os.chdir(before)
+
+
+def mixed_share(task): return augment.mixtures(*task)
+
+
+def test_mixtures_do_not_depend_on_the_workers(run):
+    pixels, labels = np.array(read_pixels(run.data_folder, "train")), read_index(run.data_folder, "train").label
+    rows, others, u = augment.partners(labels, .5, 42)
+    tasks = lambda step: [(pixels, rows[i:i + step], others[i:i + step], u[i:i + step], run.augment) for i in range(0, len(rows), step)]
+    join = lambda parts: [np.concatenate(p) for p in zip(*parts)]
+    alone = join(map(mixed_share, tasks(len(rows))))
+    with ProcessPoolExecutor(2) as pool: shared = join(pool.map(mixed_share, tasks(7)))
+    assert all((a == b).all() for a, b in zip(alone, shared))
+
+
+def test_mixed_pictures_are_of_training_pictures_only(run):
+    rows, pixels = augment.read_mixed(run.folder / "augment")
+    train = set(read_index(run.data_folder, "train").image_id)
+    assert len(rows) == len(pixels) == int(.22 * len(train)) > 10
+    assert {part for r in rows for part in r["parts"]} <= train
+    names = dict(zip(read_index(run.data_folder).image_id, read_index(run.data_folder).name))
+    for r in rows:
+        large = r["parts"][0 if r["share"] >= .5 else 1]
+        assert r["answer"] == names[large] and names[r["parts"][0]] != names[r["parts"][1]]
+    for form in ("transformers", "lmms-engine"):
+        told = (run.folder / "augment" / form / "open-qa-mixed.train.jsonl").read_text().splitlines()
+        assert len(told) == len(train) + len(rows) and [json.loads(line)["id"] for line in told] != sorted(json.loads(line)["id"] for line in told)
+
+
+def test_mixed_lessons_are_taught(run):
+    other = run.changed({"sft.mixed": True})
+    job = sft.train_job(other)
+    rows, shown = sft.lessons(job.spec, [i.out for i in job.inputs])
+    plain_rows, plain_shown = sft.lessons(sft.train_job(run).spec, [i.out for i in sft.train_job(run).inputs])
+    made, pixels = augment.read_mixed(run.folder / "augment")
+    assert len(rows) == len(plain_rows) + len(made) and rows[-1]["answer"] == made[-1]["answer"] and (shown[-1][0][shown[-1][1]] == pixels[-1]).all()
+    few = sft.train_job(run.changed({"sft.shots": 1}))
+    assert len(sft.lessons(few.spec, [i.out for i in few.inputs])[0]) == 6
+
+
+def test_ablation_arms_differ_in_one_setting(run):
+    read = lambda arm: json.loads((run.arm(arm) / "result.json").read_text())
+    flat = lambda tree, prefix="": {k: v for key, value in tree.items() for k, v in (flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}).items()}
+    made = lambda arm: json.loads((run.folder / "models" / arm / "result.json").read_text())
+    differing = lambda a, b: {k for k in flat(a) | flat(b) if flat(a).get(k) != flat(b).get(k)}
+    assert differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft-mixcut")["settings"]) == {"sft.mixed"}
+    assert differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft.lora4")["settings"]) == {"sft.method", "sft.rank"} # full training has no rank
+    assert differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.small")["settings"]) == {"models.size"}
+    assert read("qwen3-vl-4b")["data"] == read("qwen3-vl-4b.brief")["data"] and read("qwen3-vl-4b")["prompts"] != read("qwen3-vl-4b.brief")["prompts"]
+
+
+def test_choices_are_validations_best(run):
+    for head in classifier.bases(run):
+        sweep = json.loads((run.arm(head) / "sweep.json").read_text())
+        for key, value, name in ablation.choices(run):
+            chosen = json.loads((run.arm(f"{head}.{name}") / "result.json").read_text())["chosen"]
+            assert chosen[key] == value and chosen["validation"] == max(s["validation"] for s in sweep if s[key] == value)
+        free = json.loads((run.arm(head) / "result.json").read_text())
+        same = json.loads((run.arm(f"{head}.layer{free['chosen']['layer']}") / "result.json").read_text())
+        assert same["correct"] == free["correct"] # what the sweep kept is what the arm says
+
+
+def test_refitting_everything_gives_the_head_again(run, tmp_path):
+    for number in (0, 1):
+        job = ablation.refit_job(run, "qwen3-vl-4b-head", number, 0)
+        (tmp_path / str(number)).mkdir()
+        ablation.refit(job.spec, [i.out for i in job.inputs], tmp_path / str(number))
+    again, head = (pd.read_parquet(p / "predictions.parquet") for p in (tmp_path / "0", run.arm("qwen3-vl-4b-head")))
+    assert np.allclose(np.stack(again.log_probs), np.stack(head.log_probs), atol=1e-5)
+    chosen = json.loads((tmp_path / "1" / "result.json").read_text())
+    assert chosen["seed"] == 43 and chosen["pictures"] == len(read_index(run.data_folder, "train"))
+
+
+def test_summary_is_the_records(run):
+    summary = json.loads((run.folder / "ablation/ablation.json").read_text())
+    assert set(summary["tables"]) == {"mixing", "training", "wording", "size", "choices"}
+    for row in (r for rows in summary["tables"].values() for r in rows):
+        one, two = (pd.read_parquet(run.arm(a) / "predictions.parquet").query("split == 'test'") for a in (row["arm"], row["reference"]))
+        assert np.isclose(row["difference"]["value"], (one.label == one.prediction).mean() - (two.label == two.prediction).mean())
+    for head, points in summary["curves"].items(): assert [p["shots"] for p in points] == [1] and points[0]["seeds"] == 2 and points[0]["pictures"] == 6
+
+
+def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
+    other = run.changed({"ablation.seeded": ["sft", "head"]})
+    by_arm = ablation.seed_jobs(other)
+    assert {arm: [j.name for j in jobs] for arm, jobs in by_arm.items()} == {a: [f"{a}.s1"] for a in ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")}
+    read = {job.name for job in ablation.everything(by_arm["qwen3-vl-4b-sft-head"][0]).values()}
+    assert "qwen3-vl-4b-sft.s1" in read # features of the model that was trained with the other seed
+    features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
+    assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run) # the same pictures
