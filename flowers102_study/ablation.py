@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TABLES', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose', 'choices', 'refit', 'refit_job',
            'tuned_arms', 'asked_arms', 'choice_job', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'in_turn',
-           'summary_job', 'summarise', 'needs', 'verdict', 'drawn_table']
+           'summary_job', 'summarise', 'needs', 'changed_by', 'told', 'drawn_table']
 
 # %% ../nbs/06_ablation.ipynb #d1a1d9e1
 import json
@@ -169,7 +169,7 @@ def shot_jobs(run: Run) -> dict: # {head: {shots: [jobs, a seed each]}}
     draws = range(1 + len(run.ablation["seeds"]))
     return {head: {k: [refit_job(run, head, i, k) for i in draws] for k in run.ablation["shots"]} for head in bases(run)} if run.ablation["shots"] else {}
 
-# %% ../nbs/06_ablation.ipynb #17a79d44
+# %% ../nbs/06_ablation.ipynb #3ac0bd20
 def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared with)]}
     "List every arm that differs from a headline arm in one setting."
     found = {table: [(label, job, sft_arm(run)) for label, job in tuned_arms(run, table)] for table in ("mixing", "training")}
@@ -197,7 +197,10 @@ def jobs(run: Run) -> list:
 
 
 def in_turn(run: Run, todo: list, title: str):
-    "Run jobs, each after those that it reads."
+    "Run jobs that are not done, each after those that it reads."
+    done = [job for job in todo if job.done()]
+    if done: print(f"{len(done)} of {len(todo)} jobs were done before")
+    todo = [job for job in todo if job not in done]
     while todo:
         waiting = {job.out for job in todo}
         ready = [job for job in todo if not any(i.out in waiting for i in job.inputs)]
@@ -241,13 +244,19 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if home is baselines and job.spec["model"] == "study": home = sft
     return home.needs(run, job) if home else {"disk": 2e6, "host": 1.5e9, "gpu": 0}
 
-# %% ../nbs/06_ablation.ipynb #d90fab42
-def verdict(row: dict) -> str: # of a table in ablation.json
-    "Say what one setting changed, in words."
+# %% ../nbs/06_ablation.ipynb #1fd64798
+def changed_by(row: dict) -> str: # of a table in ablation.json
+    "Write a paired difference."
     low, high = (100 * v for v in row["difference"]["interval"])
-    if not row["only_one"] + row["only_two"]: return "right on the very same pictures"
-    word = "more" if low > 0 else "less" if high < 0 else "no clear difference"
-    return f"{100 * row['difference']['value']:+.1f} points [{low:+.1f}, {high:+.1f}], {word}"
+    return f"{100 * row['difference']['value']:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def told(rows: list) -> str: # of one table in ablation.json
+    "Say what a table showed: the clear differences first, then what made none."
+    clear = [r for r in rows if r["difference"]["interval"][0] > 0 or r["difference"]["interval"][1] < 0]
+    rest = [f"*{r['label']}* ({100 * r['difference']['value']:+.1f})" for r in rows if r not in clear]
+    said = [f"*{r['label']}* {changed_by(r)}" for r in clear]
+    return ("; ".join(said) + ". " if said else "") + (f"No clear difference: {', '.join(rest)}." if rest else "")
 
 
 def drawn_table(

@@ -114,7 +114,7 @@ def outcome_checks(together: list, singly: list, recorded: list) -> list:
     return [Check("known pictures", known == len(recorded), f"{known} of {len(recorded)} test pictures get the outcome that is on record" + ("" if known == len(recorded) else f"; for instance {next((a, b) for a, b in zip(together, recorded) if a != b)}")),
             Check("batch", same == len(singly), f"{same} of {len(singly)} pictures get the same alone and in a batch")]
 
-# %% ../nbs/checking.ipynb #1f8b8932
+# %% ../nbs/checking.ipynb #59a4b230
 def diagnose(run: Run, arm: str) -> list: # of Check
     "Check an arm's model in every way that its kind allows."
     found = arm_model(run, arm)
@@ -142,10 +142,11 @@ def words_checks(run: Run, arm: str, found: dict) -> list:
     table, pixels = known_pictures(run, arm)
     asked = [open_question(run.prompts)] * len(table)
     if made:
-        from flowers102_study.core.training import trace
-        rows, seen = read_lessons(run.data_folder, run.folder / "prompts", "train")
-        alone, right = inputs(vlm, np.array(seen[:1]), asked[:1])["input_ids"][0].tolist(), vlm.family.name_tokens(vlm, asked[0], rows[0]["answer"])
-        checks += trace_checks(json.loads((folder / "result.json").read_text())["trace"], trace(vlm, np.array(seen[0]), asked[0], rows[0]["answer"]), alone, right)
+        from flowers102_study.core.training import few, trace
+        (rows, seen), told = read_lessons(run.data_folder, run.folder / "prompts", "train"), json.loads((folder / "result.json").read_text())
+        k = few([r["label"] for r in rows], told["settings"]["sft"]["shots"], told["seed"])[0] # the first picture that was taught
+        alone, right = inputs(vlm, np.array(seen[k:k + 1]), asked[:1])["input_ids"][0].tolist(), vlm.family.name_tokens(vlm, asked[0], rows[k]["answer"])
+        checks += trace_checks(told["trace"], trace(vlm, np.array(seen[k]), asked[0], rows[k]["answer"]), alone, right)
     together = answer(vlm, pixels, asked, run.baselines["tokens"])
     singly = [answer(vlm, pixels[i:i + 1], asked[:1], run.baselines["tokens"])[0] for i in range(len(table))]
     return checks + outcome_checks(together, singly, table.answer.tolist())

@@ -7,7 +7,7 @@ __all__ = ['LEVEL', 'comparisons', 'compare', 'holm', 'verdict', 'together', 'he
            'judge', 'seed_differences', 'within_genus', 'temperature', 'tempered', 'reliability', 'calibration',
            'selective', 'overlap', 'cost', 'reread']
 
-# %% ../nbs/07_hypotheses.ipynb #e2a6678b
+# %% ../nbs/07_hypotheses.ipynb #adfbb1e0
 import json
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .core.launch import Job
 from .core.metrics import brier, calibration_error, over_seeds, share
 from .core.paired import detectable, difference, macro_difference, mcnemar, paired, possible_p, unpaired
 from .core.records import opened, read_predictions, read_result, write_json
-from .core.settings import Run
+from .core.settings import Run, require
 from .data import audit_job, read_audit
 from .sft import arm_job, sft_arm, train_job
 
@@ -67,9 +67,10 @@ def together(verdicts: list) -> str:
     "Join the verdicts of a hypothesis's comparisons."
     return "not supported" if "not supported" in verdicts else "supported" if set(verdicts) == {"supported"} else "undecided"
 
-# %% ../nbs/07_hypotheses.ipynb #36aa4afa
+# %% ../nbs/07_hypotheses.ipynb #e61e1d92
 def headline_jobs(run: Run) -> dict: # {arm: job}
-    "List the jobs of the four arms that the hypotheses compare."
+    "List the jobs of the four arms that the hypotheses compare; raise SettingsError where the open question is not asked."
+    require("open-qa" in run.baselines["tasks"], "the hypotheses are about the open question: baselines.tasks must hold open-qa")
     found = {run.sft["base"]: question_job(run, run.sft["base"]), sft_arm(run): arm_job(run)}
     return found | {head: fit_job(run, head) for head in bases(run)}
 

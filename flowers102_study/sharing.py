@@ -22,7 +22,7 @@ from .core.settings import Run, SettingsError, one_of, require
 from .data import read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 
-# %% ../nbs/sharing.ipynb #c299a1f7
+# %% ../nbs/sharing.ipynb #fe72960a
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
@@ -30,9 +30,12 @@ def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id,
     if own.is_dir():
         kind = json.loads((own / "config.json").read_text())["model_type"]
         return {"kind": "head" if kind == "vlm-head" else "cnn", "source": str(own), "result": result}
+    first = arm.partition(".")[0]
+    require(not {"only", "shots"} & result["settings"].keys(), f"{arm} is a record of the ablations, which keep no model; {first} has one")
     asked, plain, kind = result["settings"]["model"], arm.split(".closed")[0], result["settings"].get("kind")
     require(kind != "torchvision", f"{arm} is {asked}, which only `evaluate` understands; its record is what there is")
     if kind: return {"kind": "head" if kind == "vlm-head" else "cnn", "source": asked, "result": result} # somebody else's, evaluated here
+    require(asked == "study" or plain in run.models or first not in run.models, f"{arm} is {first} asked in another way; take {first}")
     if asked == "study": return {"kind": "words", "source": str(run.folder / "models" / plain), "result": result}
     return {"kind": "words", "source": str(model_job(run, plain).out) if asked == "pocket" else asked, "result": result}
 

@@ -107,3 +107,12 @@ def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
     assert "qwen3-vl-4b-sft.s1" in read # features of the model that was trained with the other seed
     features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
     assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run) # the same pictures
+
+
+def test_models_of_the_ablations(run):
+    from flowers102_study.checking import diagnose
+    from flowers102_study.sharing import arm_model
+    for arm in ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4"): # trained models of their own
+        assert [check.name for check in diagnose(run, arm) if not check.held] == []
+    for arm, said in (("qwen3-vl-4b-head.layer2", "keep no model; qwen3-vl-4b-head has one"), ("qwen3-vl-4b-head.shots1.s1", "keep no model"), ("qwen3-vl-4b.brief", "asked in another way; take qwen3-vl-4b")):
+        with pytest.raises(ValueError, match=said): arm_model(run, arm)

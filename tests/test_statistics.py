@@ -159,6 +159,9 @@ def test_published_counts():
     assert "depends on the pairs" in says["a", "b"]["says"] and "however" in says["a", "c"]["says"] and says["a", "c"]["says"].startswith("a difference")
     z = (971 - 951) / N / math.sqrt(2 * (1922 / 2040) * (118 / 2040) / N)
     assert math.isclose(says["a", "b"]["p"], math.erfc(z / math.sqrt(2)), rel_tol=1e-6)
+    low, high = np.array([wilson(971, N), wilson(951, N)]).T
+    newcombe = [20 / N - math.hypot(971 / N - low[0], high[1] - 951 / N), 20 / N + math.hypot(high[0] - 971 / N, 951 / N - low[1])] # by hand, from two Wilson intervals
+    assert np.allclose(says["a", "b"]["interval"], newcombe, atol=1e-6)
     assert says["a", "d"]["says"].startswith("nothing") and possible_p(951, 971, N) == possible_p(971, 951, N)
 
 
