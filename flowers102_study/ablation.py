@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TABLES', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose', 'choices', 'refit', 'refit_job',
            'tuned_arms', 'asked_arms', 'choice_job', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'in_turn',
-           'summary_job', 'summarise', 'needs', 'changed_by', 'told', 'drawn_table']
+           'summary_job', 'summarise', 'needs', 'changed_by', 'findings', 'drawn_table']
 
-# %% ../nbs/06_ablation.ipynb #d1a1d9e1
+# %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
 import os
 import re
@@ -24,12 +24,12 @@ from .core.launch import Job, run_jobs
 from .core.metrics import over_seeds, score_predictions
 from .core.paired import difference, mcnemar, paired
 from .core.records import Meter, opened, read_predictions, write_json, write_predictions, write_result
-from .core.settings import Run, one_of, require
+from .core.settings import Run, SettingsError, one_of, require
 from .core.training import few
 from .data import data_job, read_index, read_report
 from .sft import arm_job, sft_arm, train_job
 
-# %% ../nbs/06_ablation.ipynb #25381c36
+# %% ../nbs/06_ablation.ipynb #2b5dc54f
 TABLES = {"mixing": ("sft", "augment"), "training": ("sft",), "wording": ("prompts",), "size": ("models",)} # {table: blocks of the profile that it may change}
 
 
@@ -39,16 +39,19 @@ def entries(run: Run, table: str) -> dict: # {name: {key: value}}; raises Settin
     for entry in run.ablation[table]:
         require(isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict), f"ablation.{table} is a list of entries like {{name: {{key: value}}}}; got {entry!r}")
         (name, changes), = entry.items()
-        require(bool(re.fullmatch(r"[a-z][a-z0-9.]*", str(name))) and name not in found, f"ablation.{table}: {name!r} must be small letters, digits and dots, and stand there once")
-        for key in changes: one_of(key.split(".")[0], TABLES[table], f"block that ablation.{table} may change")
+        require(bool(re.fullmatch(r"[a-z][a-z0-9]*(\.[a-z0-9]+)*", str(name))) and not str(name).endswith((".old", ".partial")) and name not in found, f"ablation.{table}: {name!r} must be words of small letters and digits with dots between, and stand there once")
+        for key in changes:
+            one_of(str(key).split(".")[0], TABLES[table], f"block that ablation.{table} may change")
+            require(key not in ("sft.base", "sft.source"), f"ablation.{table}: {key} would be another model, not another setting")
         found[name] = changes
     return found
 
 
 def everything(*jobs: Job) -> dict: # {folder: job}
-    "Collect jobs with all that they read."
+    "Collect jobs with all that they read; raise SettingsError where two would fill one folder."
     found = {}
-    for job in jobs: found |= everything(*job.inputs) | {job.out: job}
+    for job in jobs:
+        for other in (*everything(*job.inputs).values(), job): require(found.setdefault(other.out, other) == other, f"two different arms would be called {other.name}; give one of them another name in the profile's ablation block")
     return found
 
 
@@ -128,12 +131,15 @@ def refit_job(run: Run, head: str, number: int, shots: int, stored: Job | None =
     name = head + (f".shots{shots}" if shots else "") + (f".s{number}" if number else "")
     return Job("flowers102_study.ablation:refit", run.arm(name), spec, (data_job(run), stored, first) + stored.inputs[1:])
 
-# %% ../nbs/06_ablation.ipynb #edbfcd67
+# %% ../nbs/06_ablation.ipynb #8cbd4f0d
 def tuned_arms(run: Run, table: str) -> list: # (name, job)
     "List the fine-tuned arms of a table; none where the model was fine-tuned by somebody else."
     if train_job(run) is None: return []
-    plain, joint = plain_jobs(run), "-" if table == "mixing" else "."
-    return [(what, apart(arm_job(run.changed(changes)), joint + what, plain)) for what, changes in entries(run, table).items()]
+    plain, joint, found = plain_jobs(run), "-" if table == "mixing" else ".", []
+    for what, changes in entries(run, table).items():
+        try: found.append((what, apart(arm_job(run.changed(changes)), joint + what, plain)))
+        except SettingsError as error: raise SettingsError(f"ablation.{table}, {what}: {error} (or leave the table out: --set 'ablation.{table}=[]')") from None
+    return found
 
 
 def asked_arms(run: Run, table: str) -> list: # (name, job)
@@ -152,12 +158,13 @@ def seed_jobs(run: Run) -> dict: # {arm: [its jobs with other seeds]}
     "List the arms that are trained with several seeds."
     block = run.ablation
     for what in block["seeded"]: one_of(what, ("head", "sft"), "kind of arm (ablation.seeded)")
+    require(len({run.settings["seed"], *block["seeds"]}) == 1 + len(block["seeds"]) and min(block["seeds"], default=0) >= 0, "ablation.seeds must differ from each other and from the study's seed, and be at least 0: one training counted twice is no second seed")
     found, plain = {}, plain_jobs(run)
     tuned = "sft" in block["seeded"] and train_job(run) is not None
     for number, seed in enumerate(block["seeds"], 1):
         if tuned: found.setdefault(sft_arm(run), []).append(apart(reseeded(arm_job(run), seed), f".s{number}", plain))
         for head, base in bases(run).items():
-            if not block["seeded"]: continue
+            if "head" not in block["seeded"] and not (tuned and base == sft_arm(run)): continue
             stored = apart(reseeded(features_job(run, base), seed), f".s{number}", plain) if tuned else None
             found.setdefault(head, []).append(refit_job(run, head, number, 0, stored))
     return found
@@ -169,15 +176,19 @@ def shot_jobs(run: Run) -> dict: # {head: {shots: [jobs, a seed each]}}
     draws = range(1 + len(run.ablation["seeds"]))
     return {head: {k: [refit_job(run, head, i, k) for i in draws] for k in run.ablation["shots"]} for head in bases(run)} if run.ablation["shots"] else {}
 
-# %% ../nbs/06_ablation.ipynb #3ac0bd20
+# %% ../nbs/06_ablation.ipynb #3c4de1b8
 def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared with)]}
     "List every arm that differs from a headline arm in one setting."
-    found = {table: [(label, job, sft_arm(run)) for label, job in tuned_arms(run, table)] for table in ("mixing", "training")}
+    found = {}
+    for table in ("mixing", "training"):
+        arms_of = dict(tuned_arms(run, table))
+        before = lambda label: arms_of.get(label.rpartition(".")[0])
+        found[table] = [(label, job, before(label).name if before(label) else sft_arm(run)) for label, job in arms_of.items()]
     found |= {table: [(label, job, label.split(",")[0]) for label, job in asked_arms(run, table)] for table in ("wording", "size")}
     found["choices"] = [(f"{head}, {name}", choice_job(run, head, key, value, name), head) for head in bases(run) for key, value, name in choices(run)] if run.ablation["choices"] else []
     plain = plain_jobs(run)
     for table, rows in found.items():
-        for label, job, _ in rows: require(job.out not in plain, f"ablation.{table}: {label} changes nothing that its arm uses")
+        for label, job, _ in rows: require(job.out not in plain, f"ablation.{table}: {label} changes nothing that its arm uses; leave it out (--set 'ablation.{table}=[]')")
     return {table: rows for table, rows in found.items() if rows}
 
 
@@ -188,9 +199,10 @@ def arm_jobs(run: Run) -> list:
 
 
 def jobs(run: Run) -> list:
-    "List this stage's jobs: what differs from the plain run, what trains first, and last the tables."
-    plain, wanted = plain_jobs(run), arm_jobs(run)
-    own = [job for job in everything(*wanted).values() if job.out not in plain]
+    "List this stage's jobs: what differs from the plain run, what trains first, and last the tables; none where the open question is not asked."
+    if "open-qa" not in run.baselines["tasks"]: return []
+    plain = plain_jobs(run)
+    own = [job for job in everything(*plain.values(), *arm_jobs(run)).values() if job.out not in plain]
     place = {"flowers102_study.sft:train": 0, "flowers102_study.baselines:evaluate": 2} # the long ones at either end: two lanes share them
     own = sorted(own, key=lambda job: (not job.single, place.get(job.target, 1)))
     return own + [summary_job(run)]
@@ -204,11 +216,12 @@ def in_turn(run: Run, todo: list, title: str):
     while todo:
         waiting = {job.out for job in todo}
         ready = [job for job in todo if not any(i.out in waiting for i in job.inputs)]
-        for job in [job for job in ready if job.single]: run_jobs(run, [job], job.name)
-        if some := [job for job in ready if not job.single]: run_jobs(run, some, title)
-        todo = [job for job in todo if job not in ready]
+        alone = [job for job in ready if job.single]
+        for job in alone: run_jobs(run, [job], job.name)
+        if not alone: run_jobs(run, ready, title) # what was ready beside the single ones waits for a moment: more may be by then
+        todo = [job for job in todo if job not in (alone or ready)]
 
-# %% ../nbs/06_ablation.ipynb #86b0aa5a
+# %% ../nbs/06_ablation.ipynb #164799b3
 def summary_job(run: Run) -> Job:
     "Describe the job that compares the arms."
     tables = {table: [[label, job.name, reference] for label, job, reference in rows] for table, rows in pairs(run).items()}
@@ -231,7 +244,7 @@ def summarise(
         return {"label": label, "arm": arm, "reference": reference, **{k: result[arm][k] for k in ("accuracy", "interval", "n", "correct")}, "reference_accuracy": result[reference]["accuracy"], "reference_interval": result[reference]["interval"],
                 "difference": difference(both.one, both.two), **mcnemar(both.one, both.two)}
     right = lambda names: np.stack([(f.label == f.prediction).to_numpy() for f in map(told.get, names)]) # rows are ordered by image_id in every record
-    mean = lambda names: over_seeds(right(names)) | {"arms": names, "accuracies": [result[n]["accuracy"] for n in names], "interval_of_one": result[names[0]]["interval"]}
+    mean = lambda names: over_seeds(right(names)) | {"arms": names, "accuracies": [result[n]["accuracy"] for n in names]}
     write_json(folder / "ablation.json", {"tables": {table: [line(*row) for row in rows] for table, rows in spec["tables"].items()},
                                           "curves": {head: [{"shots": k, "pictures": result[names[0]]["pictures"]} | mean(names) for k, names in points] for head, points in spec["curves"].items()},
                                           "seeds": {arm: mean(names) for arm, names in spec["seeds"].items()}})
@@ -244,14 +257,14 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if home is baselines and job.spec["model"] == "study": home = sft
     return home.needs(run, job) if home else {"disk": 2e6, "host": 1.5e9, "gpu": 0}
 
-# %% ../nbs/06_ablation.ipynb #1fd64798
+# %% ../nbs/06_ablation.ipynb #13b54387
 def changed_by(row: dict) -> str: # of a table in ablation.json
     "Write a paired difference."
     low, high = (100 * v for v in row["difference"]["interval"])
     return f"{100 * row['difference']['value']:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
-def told(rows: list) -> str: # of one table in ablation.json
+def findings(rows: list) -> str: # of one table in ablation.json
     "Say what a table showed: the clear differences first, then what made none."
     clear = [r for r in rows if r["difference"]["interval"][0] > 0 or r["difference"]["interval"][1] < 0]
     rest = [f"*{r['label']}* ({100 * r['difference']['value']:+.1f})" for r in rows if r not in clear]

@@ -15,7 +15,7 @@ from .core.notebooks import KERNEL, QUIET
 from .core.records import write, write_json
 from .core.settings import Run, project_root, stages
 
-# %% ../nbs/publishing.ipynb #6c8664ef
+# %% ../nbs/publishing.ipynb #117583a7
 RECORDS = {"data/report.json": "data", "audit/audit.json": "audit", "ablation/ablation.json": "ablation", "hypotheses/hypotheses.json": "hypotheses"}
 
 
@@ -34,7 +34,8 @@ def publish(run: Run) -> list: # the two folders
     for part in sorted({part for record in shown_by.values() for part in record["figures"]}): write(figures / Path(part).name, (run.folder / part).read_bytes())
     for arm in published_arms({stem: [part for part, _ in record["reads"]] for stem, record in shown_by.items()}):
         write_json(records / f"{arm}.json", json.loads((run.arm(arm) / "result.json").read_text()))
-    for part, name in RECORDS.items(): write_json(records / f"{name}.json", json.loads((run.folder / part).read_text()))
+    for part, name in RECORDS.items():
+        if (run.folder / part).exists(): write_json(records / f"{name}.json", json.loads((run.folder / part).read_text()))
     write_json(records / "seconds.json", {stem: record["seconds"] for stem, record in shown_by.items()})
     return [figures, records]
 

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from flowers102_study import ablation, augment, classifier, sft
+from flowers102_study import ablation, augment, classifier, hypotheses, sft
 from flowers102_study.core.settings import open_run
 from flowers102_study.data import read_index, read_pixels
 
@@ -116,3 +116,13 @@ def test_models_of_the_ablations(run):
         assert [check.name for check in diagnose(run, arm) if not check.held] == []
     for arm, said in (("qwen3-vl-4b-head.layer2", "keep no model; qwen3-vl-4b-head has one"), ("qwen3-vl-4b-head.shots1.s1", "keep no model"), ("qwen3-vl-4b.brief", "asked in another way; take qwen3-vl-4b")):
         with pytest.raises(ValueError, match=said): arm_model(run, arm)
+
+
+def test_a_name_with_a_dot_is_compared_with_the_one_before_it(run):
+    other = run.changed({"ablation.mixing": [{"mixcut": {"sft.mixed": True}}, {"mixcut.shares": {"sft.mixed": True, "augment.policy": "shares"}}]})
+    assert [(job.name, reference) for _, job, reference in ablation.pairs(other)["mixing"]] == [("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft"), ("qwen3-vl-4b-sft-mixcut.shares", "qwen3-vl-4b-sft-mixcut")]
+
+
+def test_a_run_without_the_open_question_has_nothing_to_compare(run):
+    other = run.changed({"baselines.tasks": ["closed-qa"]})
+    assert ablation.jobs(other) == hypotheses.jobs(other) == []

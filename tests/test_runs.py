@@ -162,3 +162,20 @@ def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
         one, two = (root / "runs/smoke/arms" / arm / "model/model.safetensors" for root in (smoke, study))
         assert sha256(one) == sha256(two)
     assert not list(study.glob("runs/smoke/arms/*.partial"))
+
+
+def printed(path: Path) -> str: # what a notebook's cells have written
+    return json.dumps([o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])])
+
+
+def test_the_final_table_is_shown_once_its_arms_are_there(smoke, tmp_path):
+    study = copy_of_study(tmp_path)
+    shutil.copytree(smoke / "runs", study / "runs")
+    aside, arm, page = study / "aside", study / "runs/smoke/arms/qwen3-vl-4b-sft-head", study / "runs/smoke/notebooks/08_resnet.ipynb"
+    alone = lambda: call(study, "flowers102-study", "run", "resnet", "--profile", "smoke").stdout
+    assert "exact McNemar p" in printed(page)
+    arm.rename(aside)
+    assert "done before" not in alone() and "has not been recorded yet" in printed(page)
+    assert "done before" in alone()
+    aside.rename(arm)
+    assert "done before" not in alone() and "exact McNemar p" in printed(page)

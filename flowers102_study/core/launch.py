@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHILD', 'INHERITED', 'WORKING', 'Job', 'devices', 'processes', 'lanes', 'command', 'accelerate_config', 'nodes',
            'environment', 'child', 'leave_together', 'with_parent', 'finish', 'take_place', 'prepare', 'join_processes',
-           'progress', 'bar', 'Board', 'clock', 'alone', 'run_jobs', 'work_off', 'check_inputs', 'start_lane', 'wait',
-           'stop']
+           'progress', 'bar', 'Board', 'clock', 'awaited', 'alone', 'run_jobs', 'work_off', 'check_inputs',
+           'start_lane', 'wait', 'stop']
 
-# %% ../../nbs/core/launch.ipynb #7ac4684a
+# %% ../../nbs/core/launch.ipynb #aa636046
 import ctypes
 import fcntl
 import functools
@@ -29,7 +29,7 @@ from pathlib import Path
 import yaml
 
 from .keys import reached
-from .records import MANIFEST, digest, seal, sealed, sync, write_json
+from .records import MANIFEST, digest, note, seal, sealed, sync, write_json
 from .settings import Run, SettingsError, one_of, package_folder, shown
 
 # %% ../../nbs/core/launch.ipynb #692bbcb3
@@ -256,7 +256,14 @@ def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../../nbs/core/launch.ipynb #9c5de695
+# %% ../../nbs/core/launch.ipynb #26a02805
+def awaited(job: Job) -> bool:
+    "Tell whether a job is done; a notebook that goes on without it is executed again once it is."
+    done = job.done()
+    if not done: note(job.out)
+    return done
+
+
 @contextmanager
 def alone(folder: Path, what: str = "jobs"):
     "Hold a lock on a run's jobs, or on its notebooks, for the length of a `with` block; raise SettingsError where another process holds it."

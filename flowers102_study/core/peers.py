@@ -12,7 +12,7 @@ from pathlib import Path
 from .answers import Names, plain
 from .settings import require
 
-# %% ../../nbs/core/peers.ipynb #f38ee8b7
+# %% ../../nbs/core/peers.ipynb #e3339215
 def first_text(value) -> str:
     "Take the answer out of however many lists it lies in."
     while isinstance(value, (list, tuple)): value = value[0] if value else ""
@@ -27,7 +27,7 @@ def read_samples(
     import pandas as pd
     try: rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
     except ValueError: rows = []
-    require(bool(rows) and all({"doc_id", "filtered_resps"} <= r.keys() for r in rows), f"{Path(path).name} is not a samples file of lmms-eval (made with --log_samples)")
+    require(bool(rows) and all(isinstance(r, dict) and {"doc_id", "filtered_resps"} <= r.keys() for r in rows), f"{Path(path).name} is not a samples file of lmms-eval (made with --log_samples)")
     require(all(0 <= r["doc_id"] < len(images) for r in rows), f"{Path(path).name} has pictures that this run has not")
     frame = pd.DataFrame({"image_id": [images[r["doc_id"]] for r in rows], "answer": [first_text(r["filtered_resps"]) for r in rows], "exact": [bool(r.get("exact")) for r in rows]})
     return frame.drop_duplicates("image_id", keep="last") # it appends to an old file

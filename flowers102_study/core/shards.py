@@ -85,7 +85,7 @@ def model_source(spec: dict, inputs: list) -> str:
     "Return where a job's model is: its last input, if a job makes it."
     return str(inputs[-1]) if spec["model"] in MADE else spec["model"]
 
-# %% ../../nbs/core/shards.ipynb #6d72586d
+# %% ../../nbs/core/shards.ipynb #d28f7227
 def extract(
     spec: dict, # {"model", "weights", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
     inputs: list, # [data], and the model where the pocket makes it
@@ -104,7 +104,7 @@ def extract(
     meter = Meter(accelerator.device, json.loads(earlier.read_text()) if earlier.exists() else None)
     found = spread(accelerator, folder, len(places), spec["batch"], work, meter)
     if not accelerator.is_main_process: return
-    write_json(folder / "result.json", {"measured": meter.read()})
+    write_json(folder / "result.json", {"world_size": accelerator.num_processes, "measured": meter.read()})
     write_json(folder / "base.json", prompt_facts(vlm, spec["question"]))
     start = 0
     for split in spec["splits"]:
