@@ -1,13 +1,16 @@
 """A folder of one's own pictures, as somebody would use the study on it."""
+import shutil
+
 from conftest import call
 from test_data import class_folders
 from test_runs import ARMS, MODELS, TRAINED, changed, stamps_of
 
 
-def test_own_pictures_and_what_changes_among_them(study):
+def test_own_pictures_and_what_changes_among_them(study, smoke):
+    shutil.copytree(smoke / "runs/.pocket", study / "runs/.pocket") # the models are the same
     class_folders(study / "my flowers", classes=3, each=12)
     again = lambda *words: call(study, "flowers102-study", "run", *words, "--profile", "smoke", "--data", "my flowers")
-    again(*(word for table in ("training", "wording", "size") for word in ("--set", f"ablation.{table}=[]")), "--set", "classifier.together=0", "--set", "baselines.tasks=[open-qa]") # a shorter study, of every stage
+    again(*(word for table in ("training", "wording", "size") for word in ("--set", f"ablation.{table}=[]")), "--set", "classifier.together=0", "--set", "launch.lanes=1", "--set", "baselines.tasks=[open-qa]") # a shorter study, of every stage
     first = stamps_of(study / "runs/smoke-my-flowers")
     (study / "my flowers/class 1/3.jpg").unlink()
     again("data", "prompts", "resnet") # the other stages would take a minute more

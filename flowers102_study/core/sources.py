@@ -6,12 +6,14 @@
 __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAMES', 'LABELS', 'Unreadable', 'read_rgb',
            'on_white', 'squared', 'Picture', 'Collection', 'download_oxford', 'unpack', 'oxford_names',
            'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures', 'drawn_counts', 'draw_class',
-           'drawn_pictures', 'collect', 'listing_sum']
+           'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
 
-# %% ../../nbs/core/sources.ipynb #58f7e068
+# %% ../../nbs/core/sources.ipynb #f8ac6d1f
+import functools
 import io
 import re
 import tarfile
+import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,7 +260,7 @@ def drawn_pictures(block: dict, seed: int, pool) -> Collection:
         if done % 10 == 0: progress("data", done, len(kinds), "species drawn")
     return Collection(pictures, {"source": "drawn", "seed": seed}, genus={k.name: k.genus for k in kinds})
 
-# %% ../../nbs/core/sources.ipynb #d5a9df23
+# %% ../../nbs/core/sources.ipynb #dd30763d
 def collect(
     block: dict, # the profile's `data` block
     seed: int, # of the drawing
@@ -282,7 +284,12 @@ def listing_sum(
     source: str, # a data source, or a model; only a folder has a listing
 ) -> str: # "", for what is no folder
     "Sum the names, sizes and times of a folder's files: what changes when a picture is added, taken away or replaced."
+    if not Path(source).is_absolute() or not Path(source).is_dir(): return ""
+    return listing_at(source, int(time.monotonic() // 3))
+
+
+@functools.lru_cache(8)
+def listing_at(source: str, moment: int) -> str:
+    "Sum a folder's listing, once in a moment: a plan of a hundred jobs asks for it a thousand times."
     folder = Path(source)
-    if not folder.is_absolute() or not folder.is_dir(): return ""
-    files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file())
-    return digest(files)
+    return digest(sorted((p.relative_to(folder).as_posix(), (s := p.stat()).st_size, s.st_mtime_ns) for p in folder.rglob("*") if p.is_file()))
