@@ -68,7 +68,7 @@ def answer_to(
     if policy == "dominant" or round(100 * part) == 100: return large
     return f"{large} {round(100 * part)} %, {small} {100 - round(100 * part)} %"
 
-# %% ../nbs/02_augment.ipynb #c7fb7db3
+# %% ../nbs/02_augment.ipynb #56b9f020
 def mixed_rows(
     asked: list, # rows of the open question, in the order of the training pictures
     rows, others, # as `partners` draws them
@@ -85,7 +85,7 @@ def mixed_rows(
                       "answer": answer_to(names[a["label"]], names[b["label"]], float(share), policy), "parts": [a["image_id"], b["image_id"]], "share": round(float(share), 4)})
     return found
 
-
+# %% ../nbs/02_augment.ipynb #278bf235
 def mix_rows(
     spec: dict, # {"seed", "augment": technique, policy, ratio, alpha}
     inputs: list, # [data, prompts]

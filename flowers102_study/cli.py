@@ -191,7 +191,7 @@ def results_command(
         if heading != (heading := block(r)): print(f"\n{heading}")
         print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed {r['seed']}, {r['world_size']} process(es)")
 
-# %% ../nbs/cli.ipynb #4d49372b
+# %% ../nbs/cli.ipynb #86683398
 def opened_run(name: str) -> Run:
     "Open a run by the name of its folder, as it was asked for."
     folder = existing_run(name)
@@ -218,7 +218,7 @@ def prompts_command(
     if task in ("all", "open-qa-mixed") and mixed.done(): print(*export_mixed(mixed.out, Path(out).expanduser()), sep="\n")
     print(f"written to {out}, with the pictures that they name in {out}/images; transformers/ and lmms-engine/ hold training messages")
 
-
+# %% ../nbs/cli.ipynb #b119c62d
 @app.command("compare")
 def compare_command(
     samples: str = typer.Argument(..., help="lmms-eval's *_samples_flowers102_open_qa.jsonl"),

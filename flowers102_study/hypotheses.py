@@ -7,7 +7,7 @@ __all__ = ['LEVEL', 'comparisons', 'compare', 'holm', 'verdict', 'together', 'as
            'needs', 'judge', 'seed_differences', 'within_genus', 'temperature', 'tempered', 'reliability',
            'calibration', 'selective', 'overlap', 'cost', 'reread']
 
-# %% ../nbs/07_hypotheses.ipynb #4b6ff06b
+# %% ../nbs/07_hypotheses.ipynb #c89e3ced
 import json
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from .core.launch import Job
 from .core.metrics import brier, calibration_error, share
 from .core.paired import detectable, difference, difference_over_seeds, macro_difference, mcnemar, paired, possible_p, unpaired
 from .core.records import opened, read_predictions, read_result, write_json
-from .core.settings import Run
+from .core.settings import Run, require
 from .data import audit_job, read_audit
 from .sft import arm_job, sft_arm, train_job
 
-# %% ../nbs/07_hypotheses.ipynb #2505039f
-LEVEL = .05 # of every test, after correction
+# %% ../nbs/07_hypotheses.ipynb #7885f4ba
+LEVEL = .05 # of a test, where nothing else is said
 
 
 def comparisons(run: Run) -> list: # of {"hypothesis", "claim", "one", "two"}
@@ -49,7 +49,7 @@ def compare(
     return {"n": len(both), "one_accuracy": float(both.one.mean()), "two_accuracy": float(both.two.mean()), "effect": gap["value"], "interval": gap["interval"], **test,
             "macro": macro_difference(both.one, both.two, both.label), "detectable": detectable(len(both), differing / len(both), alpha) if differing else None}
 
-# %% ../nbs/07_hypotheses.ipynb #d2a6e127
+# %% ../nbs/07_hypotheses.ipynb #3ac4011a
 def holm(p: list) -> list:
     "Correct p values for being a family."
     from statsmodels.stats.multitest import multipletests
@@ -59,16 +59,17 @@ def holm(p: list) -> list:
 def verdict(
     effect: float, # accuracy one − accuracy two
     p: float, # corrected
+    level: float = LEVEL,
 ) -> str: # supported | not supported | undecided
     "Put a test into words."
-    return "undecided" if not p < LEVEL else "supported" if effect > 0 else "not supported"
+    return "undecided" if not p < level else "supported" if effect > 0 else "not supported"
 
 
 def together(verdicts: list) -> str:
     "Join the verdicts of a hypothesis's comparisons."
     return "not supported" if "not supported" in verdicts else "supported" if set(verdicts) == {"supported"} else "undecided"
 
-# %% ../nbs/07_hypotheses.ipynb #5c6693f8
+# %% ../nbs/07_hypotheses.ipynb #5574782e
 def asks_openly(run: Run) -> bool:
     "Tell whether the profile has the open question asked."
     return "open-qa" in run.baselines["tasks"]
@@ -83,7 +84,8 @@ def headline_jobs(run: Run) -> dict: # {arm: job}
 def judge_job(run: Run) -> Job:
     "Describe the job that tests the hypotheses."
     named, seeds = headline_jobs(run), seed_jobs(run)
-    spec = {"comparisons": comparisons(run), "seeded": run.ablation["seeded"], "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named}, "drawn": run.drawn}
+    require(0 < run.hypotheses["level"] < 1, "hypotheses.level must be between 0 and 1")
+    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"], "seeded": run.ablation["seeded"], "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named}, "drawn": run.drawn}
     inputs = {job.out: job for job in (audit_job(run), *named.values(), *(job for jobs in seeds.values() for job in jobs))}
     return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec, tuple(inputs.values()), single=True)
 
@@ -97,14 +99,14 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what the tests need: next to nothing."
     return {"disk": 1e5, "host": 5e8, "gpu": 0}
 
-
+# %% ../nbs/07_hypotheses.ipynb #7b948800
 def judge(
-    spec: dict, # {"comparisons", "seeded", "seeds": {arm: [arms]}, "drawn"}
+    spec: dict, # {"comparisons", "level", "seeded", "seeds": {arm: [arms]}, "drawn"}
     inputs: list, # [audit, arms …]
     folder: Path, # to be filled: hypotheses.json
 ):
     "Test the hypotheses. A job."
-    told, level = {p.name: read_predictions(p) for p in inputs[1:]}, LEVEL / len(spec["comparisons"])
+    told, level = {p.name: read_predictions(p) for p in inputs[1:]}, spec["level"]
     pairs, sums = read_audit(inputs[0])
     near = set(pairs[(pairs.split == "test") & (pairs.bits <= sums["bits"])].image_id)
     found = []
@@ -112,13 +114,13 @@ def judge(
         one, two = told[asked["one"]], told[asked["two"]]
         kept = paired(one, two).query("image_id not in @near")
         several = seed_differences([told[a] for a in spec["seeds"][asked["one"]]], [told[a] for a in spec["seeds"][asked["two"]]])
-        found.append(asked | compare(one, two, level) | {"seeds": several, "without_near": difference(kept.one, kept.two) if len(kept) else None})
-    for row, p in zip(found, holm([row["p"] for row in found])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p)}
+        found.append(asked | compare(one, two, level / len(spec["comparisons"])) | {"seeds": several, "without_near": difference(kept.one, kept.two) if len(kept) else None})
+    for row, p in zip(found, holm([row["p"] for row in found])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
     claims = {row["hypothesis"]: {"claim": row["claim"], "verdict": together([r["verdict"] for r in found if r["hypothesis"] == row["hypothesis"]])} for row in found}
     arms_of = {a for asked in spec["comparisons"] for a in (asked["one"], asked["two"])}
     wrong = np.stack([(told[a].label != told[a].prediction).to_numpy() for a in sorted(arms_of)])
     missed = told[min(arms_of)].image_id[wrong.all(0)].tolist()
-    write_json(folder / "hypotheses.json", {"comparisons": found, "hypotheses": claims, "level": LEVEL, "near": len(near & set(told[min(arms_of)].image_id)), "seeded": spec["seeded"], "missed_by_all": missed, "drawn": spec["drawn"]})
+    write_json(folder / "hypotheses.json", {"comparisons": found, "hypotheses": claims, "level": level, "near": len(near & set(told[min(arms_of)].image_id)), "seeded": spec["seeded"], "missed_by_all": missed, "drawn": spec["drawn"]})
 
 
 def seed_differences(one: list, two: list) -> dict | None: # as `difference_over_seeds`; None with a single seed

@@ -15,14 +15,17 @@ from .core.notebooks import KERNEL, QUIET
 from .core.records import write, write_json
 from .core.settings import Run, project_root, stages
 
-# %% ../nbs/publishing.ipynb #117583a7
+# %% ../nbs/publishing.ipynb #3735bf36
 RECORDS = {"data/report.json": "data", "audit/audit.json": "audit", "ablation/ablation.json": "ablation", "hypotheses/hypotheses.json": "hypotheses"}
 
 
-def published_arms(reads: dict) -> list: # {a notebook's stem: the folders that it read}
+def published_arms(
+    reads: dict, # {a notebook's stem: the folders that it read}
+    ablation: dict, # ablation.json
+) -> list:
     "List the arms to be published."
-    arms = {Path(part).name for stem, parts in reads.items() for part in parts if part.startswith("arms/") and not (stem == "06_ablation" and "." in Path(part).name)}
-    return sorted(arms)
+    arms = {Path(part).name for stem, parts in reads.items() for part in parts if part.startswith("arms/") and stem != "06_ablation"} # whose jobs read many
+    return sorted(arms | {row["arm"] for row in ablation.get("tables", {}).get("mixing", []) if "." not in row["arm"]})
 
 
 def publish(run: Run) -> list: # the two folders
@@ -32,7 +35,8 @@ def publish(run: Run) -> list: # the two folders
     figures, records = root / "figures" / run.name, root / "report" / "results" / run.name
     for old in (figures, records): shutil.rmtree(old, ignore_errors=True)
     for part in sorted({part for record in shown_by.values() for part in record["figures"]}): write(figures / Path(part).name, (run.folder / part).read_bytes())
-    for arm in published_arms({stem: [part for part, _ in record["reads"]] for stem, record in shown_by.items()}):
+    summary = run.folder / "ablation" / "ablation.json"
+    for arm in published_arms({stem: [part for part, _ in record["reads"]] for stem, record in shown_by.items()}, json.loads(summary.read_text()) if summary.exists() else {}):
         write_json(records / f"{arm}.json", json.loads((run.arm(arm) / "result.json").read_text()))
     for part, name in RECORDS.items():
         if (run.folder / part).exists(): write_json(records / f"{name}.json", json.loads((run.folder / part).read_text()))

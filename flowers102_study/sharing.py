@@ -22,7 +22,7 @@ from .core.settings import Run, SettingsError, one_of, require
 from .data import read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 
-# %% ../nbs/sharing.ipynb #fe72960a
+# %% ../nbs/sharing.ipynb #4300b161
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
@@ -39,7 +39,7 @@ def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id,
     if asked == "study": return {"kind": "words", "source": str(run.folder / "models" / plain), "result": result}
     return {"kind": "words", "source": str(model_job(run, plain).out) if asked == "pocket" else asked, "result": result}
 
-
+# %% ../nbs/sharing.ipynb #c4ca0850
 def opened_vlm(run: Run, source: str): # a VLM
     "Load a model that answers in words, as the run asks it."
     from flowers102_study.core.models import load

@@ -252,7 +252,7 @@ def judged(tmp_path): # four arms with known outcomes, and an audit that names o
     write_json(tmp_path / "audit/audit.json", {"bits": 6})
     seal(tmp_path / "audit")
     pairs = [("H1", "tuned", "base"), ("H2", "head", "base"), ("H2", "tuned-head", "tuned"), ("H3", "tuned-head", "head")]
-    spec = {"comparisons": [{"hypothesis": h, "claim": h, "one": a, "two": b} for h, a, b in pairs], "seeded": ["sft"], "seeds": {"base": ["base"], "tuned": ["tuned", "tuned.s1"], "head": ["head"], "tuned-head": ["tuned-head"]}, "drawn": True}
+    spec = {"comparisons": [{"hypothesis": h, "claim": h, "one": a, "two": b} for h, a, b in pairs], "level": .05, "seeded": ["sft"], "seeds": {"base": ["base"], "tuned": ["tuned", "tuned.s1"], "head": ["head"], "tuned-head": ["tuned-head"]}, "drawn": True}
     (tmp_path / "out").mkdir()
     judge(spec, [tmp_path / "audit", *(tmp_path / arm for arm in right)], tmp_path / "out")
     return json.loads((tmp_path / "out/hypotheses.json").read_text()), right

@@ -256,7 +256,7 @@ def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../../nbs/core/launch.ipynb #26a02805
+# %% ../../nbs/core/launch.ipynb #f0a72fb4
 def awaited(job: Job) -> bool:
     "Tell whether a job is done; a notebook that goes on without it is executed again once it is."
     done = job.done()
@@ -291,7 +291,7 @@ def run_jobs(
     undone = [job.name for job in waiting if not job.done()]
     if undone: raise RuntimeError(f"{title} ended, and {', '.join(undone)} is not there; see {shown(run.logs / f'{title}.log')}")
 
-
+# %% ../../nbs/core/launch.ipynb #92c5104a
 def work_off(run: Run, jobs: list, title: str, board: Board):
     "Start the lanes, wait, and raise RuntimeError with a child's own words if one fails."
     log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single), len(jobs))
