@@ -29,7 +29,7 @@ from .core.training import few
 from .data import data_job, read_index, read_report
 from .sft import arm_job, sft_arm, train_job
 
-# %% ../nbs/06_ablation.ipynb #2b5dc54f
+# %% ../nbs/06_ablation.ipynb #c0f72fdc
 TABLES = {"mixing": ("sft", "augment"), "training": ("sft",), "wording": ("prompts",), "size": ("models",)} # {table: blocks of the profile that it may change}
 
 
@@ -44,6 +44,7 @@ def entries(run: Run, table: str) -> dict: # {name: {key: value}}; raises Settin
             one_of(str(key).split(".")[0], TABLES[table], f"block that ablation.{table} may change")
             require(key not in ("sft.base", "sft.source"), f"ablation.{table}: {key} would be another model, not another setting")
         found[name] = changes
+    for name in found: require("." not in name or name.rpartition(".")[0] in found, f"ablation.{table}: {name} would be compared with {name.rpartition('.')[0]}, which is not in the table")
     return found
 
 
@@ -249,15 +250,16 @@ def summarise(
                                           "curves": {head: [{"shots": k, "pictures": result[names[0]]["pictures"]} | mean(names) for k, names in points] for head, points in spec["curves"].items()},
                                           "seeds": {arm: mean(names) for arm, names in spec["seeds"].items()}})
 
-# %% ../nbs/06_ablation.ipynb #27f54424
+# %% ../nbs/06_ablation.ipynb #4ef9dfc3
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs: what its kind needs where it is at home."
     stage = job.target.split(":")[0].rpartition(".")[2]
     home = {"augment": augment, "prompts": prompts, "baselines": baselines, "sft": sft, "shards": classifier}.get(stage)
     if home is baselines and job.spec["model"] == "study": home = sft
+    if job.target == "flowers102_study.sft:train": run = replace(run, settings=run.settings | {"sft": run.sft | job.spec["sft"]}) # low-rank training needs less
     return home.needs(run, job) if home else {"disk": 2e6, "host": 1.5e9, "gpu": 0}
 
-# %% ../nbs/06_ablation.ipynb #13b54387
+# %% ../nbs/06_ablation.ipynb #8ad38460
 def changed_by(row: dict) -> str: # of a table in ablation.json
     "Write a paired difference."
     low, high = (100 * v for v in row["difference"]["interval"])
@@ -266,10 +268,14 @@ def changed_by(row: dict) -> str: # of a table in ablation.json
 
 def findings(rows: list) -> str: # of one table in ablation.json
     "Say what a table showed: the clear differences first, then what made none."
-    clear = [r for r in rows if r["difference"]["interval"][0] > 0 or r["difference"]["interval"][1] < 0]
-    rest = [f"*{r['label']}* ({100 * r['difference']['value']:+.1f})" for r in rows if r not in clear]
-    said = [f"*{r['label']}* {changed_by(r)}" for r in clear]
-    return ("; ".join(said) + ". " if said else "") + (f"No clear difference: {', '.join(rest)}." if rest else "")
+    same = [r for r in rows if not r["only_one"] + r["only_two"]]
+    clear = [r for r in rows if r["p"] < .05]
+    rest = [r for r in rows if r not in clear and r not in same]
+    parts = []
+    for what, some in (("Different", clear), ("No clear difference", rest), ("Right on the very same pictures", same)):
+        said = [f"*{r['label']}*" + ("" if r in same else f" {changed_by(r)}") for r in some]
+        if said: parts.append(f"{what}: {'; '.join(said)}.")
+    return " ".join(parts)
 
 
 def drawn_table(

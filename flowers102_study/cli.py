@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'chosen_stages', 'overrides_from', 'follow_log', 'run_stage', 'run_command', 'stage_module', 'finished',
-           'run_stages', 'remember', 'own_words', 'print_plan', 'existing_run', 'results_command', 'opened_run',
-           'prompts_command', 'compare_command', 'versus_command', 'predict_command', 'diagnose_command',
+           'run_stages', 'refuse_other_pictures', 'own_words', 'print_plan', 'existing_run', 'results_command',
+           'opened_run', 'prompts_command', 'compare_command', 'versus_command', 'predict_command', 'diagnose_command',
            'evaluate_command', 'export_command', 'push_command', 'publish_command', 'notebooks_command',
            'readme_command', 'main']
 
@@ -84,7 +84,7 @@ def run_stage(run: Run, name: str, path: Path):
         stop.set()
         thread.join()
 
-# %% ../nbs/cli.ipynb #3a3c71bd
+# %% ../nbs/cli.ipynb #98b857e0
 @app.command("run")
 def run_command(
     stage: list[str] = typer.Argument(None, help="stages to run; all without any"),
@@ -97,10 +97,11 @@ def run_command(
     "Run the study, or some of its stages; what is finished is skipped."
     chosen, run = chosen_stages(stage or []), open_run(profile, name, data, overrides_from(set_))
     for key in chosen: stage_module(key).jobs(run) # refuses what a stage does not know, before the first one starts
+    refuse_other_pictures(run)
     if dry_run: return print_plan(run, chosen)
     with alone(run.folder, "notebooks"): run_stages(run, chosen)
 
-# %% ../nbs/cli.ipynb #005ca638
+# %% ../nbs/cli.ipynb #7861dac9
 def stage_module(stage: str):
     "Import a stage; none imports torch before it is needed."
     return importlib.import_module(f"flowers102_study.{stage}")
@@ -113,7 +114,7 @@ def finished(run: Run, stage: str, path: Path) -> bool:
 
 def run_stages(run: Run, chosen: dict):
     "Execute the notebooks that are not finished, in their order."
-    remember(run)
+    write_json(run.folder / "run.json", run.asked | {"source": run.settings["data"]["source"]})
     started = time.time()
     for number, (key, path) in enumerate(chosen.items(), 1):
         head = f"[{number}/{len(chosen)}] {path.stem}"
@@ -128,12 +129,11 @@ def run_stages(run: Run, chosen: dict):
     print(f"{run.name}: finished in {clock(time.time() - started)}; notebooks in {shown(run.notebooks)}, figures in {shown(run.figures)}")
 
 
-def remember(run: Run):
-    "Note what a run was asked for; refuse a name that was used for other pictures."
+def refuse_other_pictures(run: Run):
+    "Refuse a name that was used for other pictures."
     path, source = run.folder / "run.json", run.settings["data"]["source"]
     if path.exists() and (known := json.loads(path.read_text()))["source"] != source:
         raise SettingsError(f"the run {run.name!r} is of other pictures ({known['source']}); choose another --name, or remove {shown(run.folder)}")
-    write_json(path, run.asked | {"source": source})
 
 
 def own_words(error: Exception) -> str:
@@ -141,13 +141,13 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #78b890e7
+# %% ../nbs/cli.ipynb #efe47fd1
 def print_plan(run: Run, chosen: dict):
     "Print stages, jobs, commands, models and needs, for the devices that there are."
     found = devices()
     where = ", ".join(f"{d['name']} ({size(d['bytes'])})" for d in found) or "no GPU: a CPU"
     print(f"run {run.name}: profile {run.profile}, data {shown_source(run)}\ndevices: {where}; {processes(run)} process(es) a job, {lanes(run)} job(s) side by side\n")
-    total, most, checkpoints = 0, {"host": 0, "gpu": 0}, {}
+    total, most, checkpoints = 0, {"host": 0, "gpu": 0, "while training": 0}, {}
     for stage, path in chosen.items():
         module = stage_module(stage)
         jobs = module.jobs(run)
@@ -159,10 +159,13 @@ def print_plan(run: Run, chosen: dict):
             print(f"    {job.name:24} {'done' if job.done() else 'to do':6} {model}disk {size(need['disk'])}, host memory {size(need['host'])}"
                   + (f", GPU memory {size(need['gpu'])}" if found and need["gpu"] else ""))
             if need.get("model", "pocket") == "pocket": total += need["disk"]
-            else: checkpoints[need["model"]] = max(checkpoints.get(need["model"], 0), need["disk"]) # downloaded once, however many jobs ask it
-            most = {k: max(v, need[k]) for k, v in most.items()}
+            else:
+                checkpoints[need["model"]] = max(checkpoints.get(need["model"], 0), need.get("download", need["disk"])) # once, however many jobs ask it
+                total += need.get("kept", 0)
+                most["while training"] = max(most["while training"], need["disk"] - need.get("kept", need["disk"])) # a training's checkpoints go when it ends
+            most |= {k: max(most[k], need[k]) for k in ("host", "gpu")}
     if checkpoints: print(f"\ncheckpoints, downloaded from the Hub where they are not folders or in its cache: {size(sum(checkpoints.values()))}" + ("" if found else "; meant for GPUs: how long this takes on a CPU is not estimated"))
-    say_fit(run, total + sum(checkpoints.values()), most, found)
+    say_fit(run, total + most["while training"] + sum(checkpoints.values()), most, found)
 
 # %% ../nbs/cli.ipynb #b9d1fd9a
 def existing_run(name: str) -> Path:
@@ -239,7 +242,7 @@ def compare_command(
     for line in known_differences(read_result(run.arm(arm))): print("not alike:", line)
     print(f"{len(sides)} pictures; " + ", ".join(f"{verdict} {n}" for verdict in VERDICTS if (n := (sides.verdict == verdict).sum())))
 
-# %% ../nbs/cli.ipynb #7a18889e
+# %% ../nbs/cli.ipynb #44695a1b
 @app.command("versus")
 def versus_command(
     one: str = typer.Argument(help="an arm of the run, a predictions.parquet, or lmms-eval's *_samples_*.jsonl"),
@@ -262,7 +265,7 @@ def versus_command(
           f"difference {100 * r['effect']:+.1f} points [{low:+.1f}, {high:+.1f}] (95 %, BCa), classes alike {100 * r['macro']['value']:+.1f}\n"
           f"right alone on {r['only_one']} against {r['only_two']}; exact McNemar p = {r['p']:.3g}: {one} is "
           + {"supported": "better", "not supported": "worse", "undecided": "neither shown to be better nor worse"}[verdict(r["effect"], r["p"])] + " at 5 %, one test, uncorrected"
-          + (f"; this many pictures show a difference of {100 * r['detectable']:.1f} points four times in five" if r["detectable"] else ""))
+          + (f"; the smallest difference found with 80 % power: {100 * r['detectable']:.1f} points" if r["detectable"] else ""))
 
 # %% ../nbs/cli.ipynb #ab8e9487
 @app.command("predict")

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['RECORDS', 'published_arms', 'publish', 'execute_in_place', 'rendered']
 
-# %% ../nbs/publishing.ipynb #ebbea1b8
+# %% ../nbs/publishing.ipynb #c3fae21f
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .core.notebooks import KERNEL, QUIET
 from .core.records import write, write_json
 from .core.settings import Run, project_root, stages
 
-# %% ../nbs/publishing.ipynb #3735bf36
+# %% ../nbs/publishing.ipynb #03e7af05
 RECORDS = {"data/report.json": "data", "audit/audit.json": "audit", "ablation/ablation.json": "ablation", "hypotheses/hypotheses.json": "hypotheses"}
 
 
@@ -24,7 +25,7 @@ def published_arms(
     ablation: dict, # ablation.json
 ) -> list:
     "List the arms to be published."
-    arms = {Path(part).name for stem, parts in reads.items() for part in parts if part.startswith("arms/") and stem != "06_ablation"} # whose jobs read many
+    arms = {Path(part).name for stem, parts in reads.items() for part in parts if part.startswith("arms/") and stem != "06_ablation" and not re.search(r"\.s\d+$", part)} # further seeds are summed up, too
     return sorted(arms | {row["arm"] for row in ablation.get("tables", {}).get("mixing", []) if "." not in row["arm"]})
 
 

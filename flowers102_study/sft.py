@@ -186,8 +186,8 @@ def jobs(run: Run) -> list:
     "List this stage's jobs: to fine-tune, then to answer."
     return [job for job in (train_job(run), arm_job(run)) if job]
 
-# %% ../nbs/04_sft.ipynb #88390570
-def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu
+# %% ../nbs/04_sft.ipynb #1963203e
+def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu, and where disk is more than that download and kept
     "Work out what a job of this stage needs."
     from flowers102_study.baselines import needs as asking
     from flowers102_study.core.published import count_parameters
@@ -201,4 +201,4 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     sharded = processes(run) if run.launch["config"] in ("fsdp2", "zero3") else 1
     states = parameters * 16 / sharded if block["method"] == "full" else parameters * 2.2
     working = min(block["at_once"], block["batch"]) * 240 * (1.1e6 if block["checkpointing"] else 5.5e6) # 240 tokens a picture at 448 pixels
-    return said | {"disk": parameters * (12 * 3 + 4 if block["method"] == "full" else .1), "host": processes(run) * (2e9 + parameters * 4 * (not devices())) + parameters * 8, "gpu": states + working}
+    return said | {"download": parameters * 4, "kept": parameters * (4 if block["method"] == "full" else .1), "disk": parameters * (12 * 3 + 4 if block["method"] == "full" else .1), "host": processes(run) * (2e9 + parameters * 4 * (not devices())) + parameters * 8, "gpu": states + working}

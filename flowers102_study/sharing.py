@@ -22,7 +22,7 @@ from .core.settings import Run, SettingsError, one_of, require
 from .data import read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 
-# %% ../nbs/sharing.ipynb #4300b161
+# %% ../nbs/sharing.ipynb #e375757c
 def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id, result
     "Find the model of a finished arm."
     one_of(arm, sorted(p.parent.name for p in run.folder.glob("arms/*/result.json") if p.parent.suffix not in (".partial", ".old")), "finished arm")
@@ -31,7 +31,7 @@ def arm_model(run: Run, arm: str) -> dict: # kind, source: a folder or a Hub id,
         kind = json.loads((own / "config.json").read_text())["model_type"]
         return {"kind": "head" if kind == "vlm-head" else "cnn", "source": str(own), "result": result}
     first = arm.partition(".")[0]
-    require(not {"only", "shots"} & result["settings"].keys(), f"{arm} is a record of the ablations, which keep no model; {first} has one")
+    require(not {"only", "shots"} & result["settings"].keys(), f"{arm} is a record of an ablation's head, and those keep no model; {first} has one")
     asked, plain, kind = result["settings"]["model"], arm.split(".closed")[0], result["settings"].get("kind")
     require(kind != "torchvision", f"{arm} is {asked}, which only `evaluate` understands; its record is what there is")
     if kind: return {"kind": "head" if kind == "vlm-head" else "cnn", "source": asked, "result": result} # somebody else's, evaluated here
