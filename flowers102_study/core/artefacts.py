@@ -69,7 +69,7 @@ def with_weights(net, weights: dict):
     net.tie_weights()
     return net
 
-# %% ../../nbs/core/artefacts.ipynb #34137b97
+# %% ../../nbs/core/artefacts.ipynb #d97059ec
 def merge(net): # a plain network
     "Add an adapter's matrices to the weights that they adapt; leave a plain network as it is."
     return net.merge_and_unload() if hasattr(net, "merge_and_unload") else net
@@ -84,7 +84,10 @@ def save_network(
     "Write a network, or its adapter, with its processor, as safetensors."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(net, "merge_and_unload") and revision: net.peft_config["default"].revision = revision
+    if hasattr(net, "merge_and_unload"):
+        told = net.peft_config["default"]
+        if revision: told.revision = revision
+        if not isinstance(told.target_modules, str): told.target_modules = sorted(told.target_modules) # a set has another order in every process
     net.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True) # peft's, empty; the study writes its own card
     save_processor(processor, folder)

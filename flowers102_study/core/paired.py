@@ -18,7 +18,7 @@ from .peers import first_text, read_samples
 from .records import read_predictions
 from .settings import SettingsError, require
 
-# %% ../../nbs/core/paired.ipynb #4378de0d
+# %% ../../nbs/core/paired.ipynb #055a176a
 def read_record(
     source: Path, # an arm's folder, a predictions.parquet, or lmms-eval's <date>_samples_<task>.jsonl
     images: list | None = None, # image_ids of the run's test in order, where lmms-eval's documents are a run's pictures
@@ -41,12 +41,11 @@ def read_record(
 
 def from_samples(path: Path, images: list | None): # a DataFrame
     "Read lmms-eval's samples of an open question."
-    if images is None: images = [str(k) for k in range(1_000_000)] # documents by their numbers
     frame = read_samples(path, images)
     targets = {r["doc_id"]: first_text(r.get("target", "")) for r in map(json.loads, filter(str.strip, path.read_text().splitlines()))}
     require(all(targets.values()), f"{path.name} has samples without a target")
     names = sorted(set(targets.values()))
-    known, by_image = Names(names), {images[k]: names.index(t) for k, t in targets.items()}
+    known, by_image = Names(names), {images[k] if images else str(k): names.index(t) for k, t in targets.items()}
     found = frame.assign(label=frame.image_id.map(by_image), prediction=frame.answer.map(known.read)).reset_index(drop=True)
     found.attrs["words"] = True # its labels are numbered in the order of the alphabet
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from .answers import Names, plain
 from .settings import require
 
-# %% ../../nbs/core/peers.ipynb #e3339215
+# %% ../../nbs/core/peers.ipynb #895ca9a5
 def first_text(value) -> str:
     "Take the answer out of however many lists it lies in."
     while isinstance(value, (list, tuple)): value = value[0] if value else ""
@@ -21,15 +21,15 @@ def first_text(value) -> str:
 
 def read_samples(
     path: Path, # <date>_samples_flowers102_open_qa.jsonl
-    images: list, # image_ids in the order of the data set's split
+    images: list | None, # image_ids in the order of the data set's split; None: pictures are called by their document's number
 ): # a DataFrame: image_id, answer, exact
     "Read lmms-eval's log of one task; raise SettingsError where it is of other data."
     import pandas as pd
     try: rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
     except ValueError: rows = []
     require(bool(rows) and all(isinstance(r, dict) and {"doc_id", "filtered_resps"} <= r.keys() for r in rows), f"{Path(path).name} is not a samples file of lmms-eval (made with --log_samples)")
-    require(all(0 <= r["doc_id"] < len(images) for r in rows), f"{Path(path).name} has pictures that this run has not")
-    frame = pd.DataFrame({"image_id": [images[r["doc_id"]] for r in rows], "answer": [first_text(r["filtered_resps"]) for r in rows], "exact": [bool(r.get("exact")) for r in rows]})
+    require(images is None or all(0 <= r["doc_id"] < len(images) for r in rows), f"{Path(path).name} has pictures that this run has not")
+    frame = pd.DataFrame({"image_id": [images[r["doc_id"]] if images else str(r["doc_id"]) for r in rows], "answer": [first_text(r["filtered_resps"]) for r in rows], "exact": [bool(r.get("exact")) for r in rows]})
     return frame.drop_duplicates("image_id", keep="last") # it appends to an old file
 
 # %% ../../nbs/core/peers.ipynb #81c40279

@@ -48,7 +48,7 @@ def write_json(
     "Write JSON that reads well and is the same bytes for the same value."
     write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
-# %% ../../nbs/core/records.ipynb #2c4c5b61
+# %% ../../nbs/core/records.ipynb #bc8e52d8
 MANIFEST = "manifest.json"
 WHOLE = 1 << 30 # bytes: of larger files only the size is checked, or asking would take longer than working
 
@@ -75,9 +75,12 @@ def digest(value) -> str: # 64 hexadecimal digits
 
 
 def content_sum(path: Path) -> str: # of what two equal runs share
-    "Sum a file, or a result without its block `measured`."
-    if path.name != "result.json": return sha256(path)
-    return digest({k: v for k, v in json.loads(path.read_text()).items() if k != "measured"})
+    "Sum a file; a result without its block `measured`, an adapter without the folder in which its base lies."
+    if path.name not in ("result.json", "adapter_config.json"): return sha256(path)
+    told = json.loads(path.read_text())
+    if path.name == "result.json": return digest({k: v for k, v in told.items() if k != "measured"})
+    base = str(told.get("base_model_name_or_path"))
+    return digest(told | {"base_model_name_or_path": Path(base).name if Path(base).is_absolute() else base})
 
 # %% ../../nbs/core/records.ipynb #f652937c
 def seal(
