@@ -24,13 +24,14 @@ test: setup
 	@$(BIN)/python -m pytest
 
 lab: setup
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb
 
 paper: setup
 	@$(BIN)/flowers102-study publish $(if $(NAME),--name "$(NAME)")
 
 notebooks: setup
 	$(BIN)/flowers102-study run
+	$(BIN)/flowers102-study publish
 	$(BIN)/flowers102-study notebooks
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export

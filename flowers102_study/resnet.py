@@ -7,7 +7,7 @@ __all__ = ['POCKET', 'build_model', 'hub_config', 'count_parameters', 'wrap', 't
            'train_epoch', 'predict', 'whole', 'put_back', 'save_state', 'load_state', 'load_split', 'epoch_batches',
            'passes', 'train', 'fit', 'preferred', 'record', 'save_model', 'arm_specs', 'jobs', 'needs', 'confusions']
 
-# %% ../nbs/08_resnet.ipynb #3184eba1
+# %% ../nbs/08_resnet.ipynb #ae9937ab
 import io
 import json
 import math
@@ -21,6 +21,7 @@ from .core.launch import Job, devices, join_processes, processes, progress
 from .core.metrics import score_predictions
 from .core.records import Meter, read_checkpoint, write_checkpoint, write_json, write_predictions, write_result
 from .core.settings import Run, SettingsError, one_of, require
+from .core.tracking import Curves
 from .core.views import MODES, normalised, resized, to_input, training_batch
 from .core.sources import listing_sum
 from .data import audit_job, data_job, expected, read_audit, read_index, read_pixels, read_report
@@ -261,13 +262,13 @@ def train(
         save_model(folder / "model", block, names, weights)
         record(spec, source, folder, found, state, counts | {"world_size": accelerator.num_processes})
 
-# %% ../nbs/08_resnet.ipynb #a712acf7
+# %% ../nbs/08_resnet.ipynb #d7dddf35
 def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, folder: Path) -> tuple: # (state, best weights)
     "Train all epochs, from the newest checkpoint where there is one, and keep the epoch that validation prefers."
     block, (pixels, labels), (seen, truth) = spec["resnet"], parts["train"], parts["validation"]
     average, best = ([t.detach().clone() for t in tensors(model)] for _ in range(2))
     state = load_state(folder, accelerator, model, optimizer, average, best) or {"epoch": 0, "history": [], "measured": {}}
-    truth, meter, (epochs, every) = truth.cpu().numpy(), Meter(accelerator.device, state["measured"]), passes(block, len(pixels))
+    truth, meter, (epochs, every), curves = truth.cpu().numpy(), Meter(accelerator.device, state["measured"]), passes(block, len(pixels)), Curves(folder)
     for epoch in range(state["epoch"], epochs):
         batches = epoch_batches(spec["seed"], epoch, len(pixels), block["batch"])
         make = lambda rows: training_batch(pixels, labels, rows, classes, block, spec["seed"], epoch)
@@ -283,6 +284,8 @@ def fit(accelerator, model, optimizer, parts: dict, classes: int, spec: dict, fo
         pace = (epoch + 1) * len(batches) * len(batches[0]) / max(.1, state["measured"]["seconds"])
         note = f"loss {loss:.2f}  validation {100 * entry['validation']:.1f} %  {pace:.0f} pictures/s"
         progress(folder.name.removesuffix(".partial"), epoch + 1, epochs, note)
+        curves.log(epoch + 1, loss=loss, validation=entry["validation"], validation_loss=entry["validation_loss"])
+    curves.end()
     return state, best
 
 

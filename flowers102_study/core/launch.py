@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHILD', 'INHERITED', 'WORKING', 'Job', 'devices', 'processes', 'lanes', 'command', 'accelerate_config', 'nodes',
            'environment', 'child', 'leave_together', 'with_parent', 'finish', 'take_place', 'prepare', 'join_processes',
-           'progress', 'bar', 'Board', 'clock', 'awaited', 'alone', 'run_jobs', 'work_off', 'check_inputs',
-           'start_lane', 'wait', 'stop']
+           'progress', 'bar', 'Board', 'clock', 'awaited', 'alone', 'run_jobs', 'work_off', 'stage_of', 'check_inputs',
+           'say_missing', 'start_lane', 'wait', 'stop']
 
-# %% ../../nbs/core/launch.ipynb #aa636046
+# %% ../../nbs/core/launch.ipynb #063c0d6c
 import ctypes
 import fcntl
 import functools
@@ -30,7 +30,7 @@ import yaml
 
 from .keys import reached
 from .records import MANIFEST, digest, note, seal, sealed, sync, write_json
-from .settings import Run, SettingsError, one_of, package_folder, shown
+from .settings import Run, SettingsError, one_of, package_folder, shown, stages
 
 # %% ../../nbs/core/launch.ipynb #692bbcb3
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def environment(run: Run) -> dict: # for subprocess
         fixed |= {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value) for key, value in config["fsdp_config"].items()}
     return {k: v for k, v in os.environ.items() if k not in INHERITED} | fixed
 
-# %% ../../nbs/core/launch.ipynb #1d06743e
+# %% ../../nbs/core/launch.ipynb #a5b6cdf1
 def child():
     "Work through a lane of jobs; the entry of every child process."
     with_parent()
@@ -140,6 +140,9 @@ def child():
         module, name = job["target"].split(":")
         folder = Path(job["out"] + ".partial")
         try: getattr(importlib.import_module(module), name)(job["spec"], [Path(p) for p in job["inputs"]], folder)
+        except SettingsError as error: # it says what to do; where it was raised helps nobody
+            print("".join(f"✗ {line}\n" for line in str(error).splitlines()), flush=True)
+            raise SystemExit(2) from None
         except Exception:
             print("".join(f"✗ {line}\n" for line in traceback.format_exc().splitlines()), flush=True) # launchers bury it
             raise
@@ -305,13 +308,27 @@ def work_off(run: Run, jobs: list, title: str, board: Board):
         said = [word[2:] for word in failed.words if word.startswith("✗ ")] or failed.words
         raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words (all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
 
-# %% ../../nbs/core/launch.ipynb #97e44a58
+# %% ../../nbs/core/launch.ipynb #fe77e7f2
+def stage_of(job: Job) -> str:
+    "Name the stage whose notebook runs a job."
+    return job.stage or job.target.split(":")[0].split(".")[-1]
+
+
 def check_inputs(run: Run, jobs: list):
     "Raise FileNotFoundError that names the stage to run first, where an input is missing."
     for job in {job.out: job for user in jobs for job in user.inputs}.values():
-        if not job.done():
-            stage = job.stage or job.target.split(":")[0].split(".")[-1]
-            raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other settings; first run: {run.command(stage)}")
+        if not job.done(): raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other settings; first run: {run.command(stage_of(job))}")
+
+
+def say_missing(
+    run: Run,
+    stage: str, # whose notebook asks
+):
+    "Print in one line which stages have to be run before this one; nothing where all is there."
+    jobs, order = importlib.import_module(f"flowers102_study.{stage}").jobs(run), list(stages())
+    wanted = {stage_of(job) for user in jobs for job in user.inputs if not job.done()} - {stage}
+    before = [s for s in order[:order.index(stage)] if s in wanted]
+    if before: print(f"what comes before is not there yet, or was made with other settings ({', '.join(before)}); run: {run.command(' '.join(before))}")
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
 def start_lane(run: Run, jobs: list, title: str, log, board: Board):

@@ -25,7 +25,7 @@ def notebook_done(run: Run, path: Path) -> bool:
             and still([[run.folder / name, fingerprint] for name, fingerprint in record["reads"]])
             and all((run.folder / name).exists() for name in record["figures"]))
 
-# %% ../../nbs/core/notebooks.ipynb #c257dc0b
+# %% ../../nbs/core/notebooks.ipynb #603ea2b5
 KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"]} # one stream a cell, no chatter
 QUIET = {"PYTHONWARNINGS": "ignore:IProgress,ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", # environment: no advice on bars, no bars of other libraries,
          "OMP_NUM_THREADS": "1"} # and one thread: on small arrays several wait for one another
@@ -41,6 +41,7 @@ def execute(
     working, final, record = run.notebooks / f".{path.name}", run.notebooks / path.name, run.notebooks / f"{path.stem}.json"
     reads = run.notebooks / f".{path.stem}.reads"
     key, started = notebook_key(run, path), time.time()
+    before = json.loads(record.read_text()).get("with_jobs") if record.exists() else None
     for old in (record, reads, *run.figures.glob(f"{path.stem.split('_', 1)[1]}_*")): old.unlink(missing_ok=True)
     os.environ |= QUIET | {READS: str(reads)}
     try: papermill.execute_notebook(path, working, run.asked, kernel_name="python3", progress_bar=False, cwd=str(project_root()),
@@ -57,8 +58,9 @@ def execute(
     inside = {os.path.relpath(folder, run.folder.resolve()): fingerprint for folder, fingerprint in lines
               if Path(folder).is_relative_to(run.folder.resolve())} # an example's temporary folder is no input
     figures = sorted(p.relative_to(run.folder).as_posix() for p in run.figures.glob(f"{path.stem.split('_', 1)[1]}_*"))
-    write_json(record, {"key": key, "reads": sorted(inside.items()), "figures": figures, "sha256": sha256(final),
-                        "seconds": round(time.time() - started, 1)})
+    seconds, worked = round(time.time() - started, 1), any(log.stat().st_mtime >= started for log in run.logs.glob("*.log"))
+    write_json(record, {"key": key, "reads": sorted(inside.items()), "figures": figures, "sha256": sha256(final), "seconds": seconds,
+                        "with_jobs": seconds if worked else before}) # of the last time that jobs ran: what this stage takes
 
 
 def say_failed(copy: Path, error: BaseException):

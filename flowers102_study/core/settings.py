@@ -122,7 +122,7 @@ def read_profile(
     for key, value in (flat(own) | flat(overrides or {})).items(): set_key(settings, key, value, schema)
     return settings
 
-# %% ../../nbs/core/settings.ipynb #35e08412
+# %% ../../nbs/core/settings.ipynb #a33c2c00
 @dataclass(frozen=True)
 class Run:
     "One run of the study: its settings and its folders."
@@ -150,9 +150,9 @@ class Run:
         "Return the folder of an arm."
         return self.folder / "arms" / name
 
-    def command(self, stage: str = "") -> str:
-        "Return the command line that runs this run's stage."
-        words = ["flowers102-study", "run", *filter(None, [stage]), "--profile", self.profile, "--name", self.name]
+    def command(self, stage: str = "") -> str: # stage: one or more, parted by spaces; "": all
+        "Return the command line that runs this run's stages."
+        words = ["flowers102-study", "run", *stage.split(), "--profile", self.profile, "--name", self.name]
         if self.asked["data"]: words += ["--data", self.asked["data"]]
         return shlex.join(words + [word for k, v in self.asked["overrides"].items() for word in ("--set", f"{k}={json.dumps(v)}")])
 

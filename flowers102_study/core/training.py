@@ -6,7 +6,7 @@
 __all__ = ['taught', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient', 'watcher', 'checkpoints',
            'newest', 'keeper', 'arguments', 'shard_on_cpu', 'train_along']
 
-# %% ../../nbs/core/training.ipynb #cd104ec6
+# %% ../../nbs/core/training.ipynb #2b38774c
 import math
 import os
 import shutil
@@ -19,6 +19,7 @@ from .launch import progress
 from .models import VLM, inputs, padded
 from .records import seal, sealed
 from .settings import require
+from .tracking import Curves
 
 # %% ../../nbs/core/training.ipynb #d87666cf
 def taught(
@@ -173,7 +174,7 @@ def newest(
     if accelerator: accelerator.wait_for_everyone()
     return list(whole.values())[-1] if whole else None
 
-# %% ../../nbs/core/training.ipynb #489baec0
+# %% ../../nbs/core/training.ipynb #40a3ab5a
 def keeper(
     name: str, # of the job
     every: int, # steps
@@ -185,10 +186,15 @@ def keeper(
     from flowers102_study.core.records import write_json
     from transformers import TrainerCallback
     class Keeper(TrainerCallback):
+        def on_train_begin(self, args, state, control, **rest): self.curves = Curves(Path(args.output_dir).parent)
+
+        def on_train_end(self, args, state, control, **rest): self.curves.end()
+
         def on_step_end(self, args, state, control, **rest):
             if state.global_step % every and state.global_step < state.max_steps: return
             value = score()
             state.log_history.append({"step": state.global_step, "validation": value})
+            self.curves.log(state.global_step, validation=value)
             control.should_log = True # a resumed run averages its losses from here, so this one does, too
             if state.best_metric is None or value > state.best_metric:
                 state.best_metric, state.best_global_step = value, state.global_step
@@ -198,6 +204,7 @@ def keeper(
         def on_log(self, args, state, control, logs=None, **rest):
             if "loss" not in (logs or {}): return
             if not math.isfinite(logs["loss"]): raise RuntimeError(f"the loss of step {state.global_step} is {logs['loss']}: a smaller learning rate may help")
+            self.curves.log(state.global_step, loss=logs["loss"], rate=logs.get("learning_rate", 0.))
             best = f"  best validation {100 * state.best_metric:.1f} %" if state.best_metric is not None else ""
             progress(name, state.global_step, state.max_steps, f"loss {logs['loss']:.3f}{best}")
 
