@@ -7,7 +7,7 @@ __all__ = ['STYLE', 'FIRST', 'framed', 'made_from', 'as_table', 'as_picture', 'a
            'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'body_of', 'next_steps', 'times_of',
            'write_page']
 
-# %% ../nbs/page.ipynb #c671e76e
+# %% ../nbs/page.ipynb #3c495f2b
 import base64
 import html
 import json
@@ -17,9 +17,11 @@ from pathlib import Path
 from .core.keys import closure
 from .core.launch import clock
 from .core.metrics import percent
+from .core.notebooks import finished
 from .core.plan import shown_source
 from .core.records import digest, read_results, write
-from .core.settings import Run, project_root, stages
+from .core.settings import Run, label_of, stages
+from .hypotheses import asks_openly
 from .publishing import write_paper
 
 # %% ../nbs/page.ipynb #92cccb68
@@ -56,7 +58,7 @@ def made_from(path: Path) -> str: # "" where there is no page
     if not path.exists(): return ""
     with open(path, encoding="utf-8") as file: return re.sub(r"^<!-- | -->$", "", [file.readline() for _ in range(3)][2].strip())
 
-# %% ../nbs/page.ipynb #5cd093ab
+# %% ../nbs/page.ipynb #0ecf167c
 def as_table(
     rows: list, # of dicts with the same keys: plain text
 ) -> str:
@@ -68,7 +70,8 @@ def as_table(
 
 def as_picture(path: Path, caption: str) -> str: # path: of the .svg; a .png beside it is taken where it is smaller
     "Write a figure that carries its picture."
-    path = min((p for p in (path, path.with_suffix(".png")) if p.exists()), key=lambda p: p.stat().st_size)
+    path = min((p for p in (path, path.with_suffix(".png")) if p.exists()), key=lambda p: p.stat().st_size, default=None)
+    if path is None: return f"<p>{html.escape(caption)}: the figure is gone</p>"
     kind = {".svg": "svg+xml", ".png": "png"}[path.suffix]
     return f'<figure><img alt="{html.escape(caption)}" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
@@ -88,14 +91,15 @@ def as_times(seconds: dict) -> str: # {stem: seconds}
     most = max(seconds.values())
     return '<div class="time">' + "".join(f'<span>{stem}</span><i style="width:{100 * s / most:.1f}%"></i><span>{clock(s)}</span>' for stem, s in seconds.items()) + "</div>"
 
-# %% ../nbs/page.ipynb #a4d0df50
+# %% ../nbs/page.ipynb #370a4932
 def rendered_output(output: dict) -> str:
     "Render one output of a cell: what is richest in it."
-    from mistune import html as markdown
+    from mistune import create_markdown
+    markdown = create_markdown(escape=True, plugins=["table"]) # what models say is shown, and never obeyed
     whole = lambda text: "".join(text) # nbformat keeps text in lines
     data = output.get("data", {})
     if "image/png" in data: return f'<figure><img alt="figure" src="data:image/png;base64,{whole(data["image/png"]).strip()}"></figure>'
-    if "text/markdown" in data: return f'<div class="output_area">{markdown(whole(data["text/markdown"]))}</div>'
+    if "text/markdown" in data: return f'<div class="output_area">{re.sub(r"<img [^>]*>", "", markdown(whole(data["text/markdown"])))}</div>'
     text = re.sub(r"\x1b\[[0-9;]*m", "", whole(output.get("text") or output.get("traceback") and "\n".join(output["traceback"]) or data.get("text/plain", "")))
     return f'<div class="output_area"><pre>{html.escape(text)}</pre></div>' if text.strip() else ""
 
@@ -131,42 +135,48 @@ def write_notebooks(run: Run) -> list: # stems, in the order of the study
         write(out, framed(path.stem, way + rendered_notebook(json.loads((run.notebooks / path.name).read_text()), known), mark))
     return [p.stem for p in found]
 
-# %% ../nbs/page.ipynb #113da860
+# %% ../nbs/page.ipynb #e331113b
 def title_of(run: Run) -> str:
     "Say what a run asks."
     report = run.data_folder / "report.json"
     if not report.exists(): return f"Run {run.name}"
-    count = len(json.loads(report.read_text())["classes"])
-    return f"How well do multimodal models recognise {count} kinds of flower?" if run.data["source"] in ("drawn", "oxford") else f"How well do multimodal models tell {count} classes of {shown_source(run)} apart?"
+    told = json.loads(report.read_text())
+    count = len(told["classes"])
+    return f"How well do multimodal models recognise {count} kinds of flower?" if told["origin"]["source"] in ("drawn", "oxford") else f"How well do multimodal models tell {count} classes of {shown_source(run)} apart?"
 
 
 def tables(results: list) -> str:
     "Write the headline arms, and behind a fold the others."
     row = lambda r: {"arm": r["arm"], "test accuracy": percent(r), "right": f"{r['correct']:,} of {r['n']:,}", "top 5": percent(r["scores"]["top5"]) if "top5" in r["scores"] else "–"}
     ranked = sorted(results, key=lambda r: -r["accuracy"])
-    head, rest = [r for r in ranked if "." not in r["arm"]], [r for r in ranked if "." in r["arm"]]
-    return (as_table([row(r) for r in head]) if head else "") + (f"<details><summary>{len(rest)} variants: other tasks, settings and seeds</summary>{as_table([row(r) for r in rest])}</details>" if rest else "")
+    task = lambda r: r["settings"].get("task", "open-qa")
+    head = [r for r in ranked if "." not in r["arm"] and task(r) == "open-qa"]
+    folds = {"other settings and seeds": [r for r in ranked if task(r) == "open-qa" and r not in head], # closed questions are another game
+             "closed questions": [r for r in ranked if task(r) == "closed-qa"], "closed questions that may have no right answer": [r for r in ranked if task(r) == "closed-negative-qa"]}
+    return (as_table([row(r) for r in head]) if head else "") + "".join(f"<details><summary>{len(rest)} arms: {what}</summary>{as_table([row(r) for r in rest])}</details>" for what, rest in folds.items() if rest)
 
 
 FIRST = ("resnet_final", "hypotheses_effects") # figures that are not behind a fold
 
 
-def body_of(run: Run, stems: list, paper: Path | None) -> str:
+def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
     "Write what the page shows."
     records = {stem: json.loads((run.notebooks / f"{stem}.json").read_text()) for stem in stems}
     results, verdicts = read_results(run.folder), run.folder / "hypotheses" / "hypotheses.json"
     figures = {stem: sorted(part for part in r["figures"] if part.endswith(".svg")) for stem, r in records.items()}
     first = [run.folder / part for parts in figures.values() for part in parts if Path(part).stem in FIRST]
-    picture = lambda path: as_picture(path, f"{path.stem.partition('_')[2].replace('_', ' ')}{' (drawn flowers)' if run.drawn else ''}")
+    picture = lambda path: as_picture(path, ", ".join(filter(None, [path.stem.replace("_", " "), label_of(run)])))
     links = [f'<a href="notebooks/{stem}.html">{stem}</a>' for stem in stems] + ([f'<a href="{paper.name}">the paper (PDF)</a>'] if paper else [])
-    label = "Drawn flowers, pocket-sized models: honest measurements of small models on drawings; they say nothing about photographs" if run.drawn else f"Pictures: {shown_source(run)}"
+    what = ", ".join(filter(None, [label_of(run), "" if run.drawn else f"pictures: {shown_source(run)}"]))
+    label = what[:1].upper() + what[1:] + (". A rehearsal: these numbers say nothing about the published models" if label_of(run) else "")
+    old = f"<p><strong>Not run with these settings, so what they show is of an earlier run: {', '.join(stale)}.</strong></p>" if stale else ""
     n = f"Test pictures, n = {results[0]['n']:,}; 95 % intervals (Wilson). " if results else "No arm is finished yet."
     return "\n".join([f"<h1>{html.escape(title_of(run))}</h1>", f'<p class="label">{html.escape(label)}</p>', f'<p class="soft">Run {run.name}, profile {html.escape(Path(run.profile).stem)}, seed {run.seed}</p>',
-        f"<p>{' · '.join(links)}</p>",
-        "<h2>Verdicts</h2>", as_cards(json.loads(verdicts.read_text())) if verdicts.exists() else f"<p>Not judged yet: <code>{html.escape(run.command())}</code></p>",
+        f"<p>{' · '.join(links)}</p>", old,
+        "<h2>Verdicts</h2>", as_cards(json.loads(verdicts.read_text())) if verdicts.exists() and not stale and asks_openly(run) else f"<p>Not judged yet with these settings: <code>{html.escape(run.command())}</code></p>",
         "<h2>Every arm</h2>", f"<p>{n}</p>", tables(results), *map(picture, first),
-        "<h2>Figures</h2>", *(f"<details><summary>{stem}: {len(parts)} figures</summary>" + "".join(picture(run.folder / part) for part in parts) + "</details>" for stem, parts in figures.items() if parts),
-        "<h2>Where the time went</h2>", f"<p>Each stage's last execution with its jobs, {clock(sum(times_of(records).values()))} in all.</p>" + as_times(times_of(records)) if records else "",
+        "<h2>Figures</h2>", *(f"<details><summary>{stem}: {len(parts)} figures</summary>" + "".join(picture(run.folder / part) for part in parts if run.folder / part not in first) + "</details>" for stem, parts in figures.items() if parts),
+        "<h2>Where the time went</h2>", f"<p>What each stage took the last time that jobs ran in it, {clock(sum(times_of(records).values()))} in all; what an earlier run had made already is not counted.</p>" + as_times(times_of(records)) if records else "",
         "<h2>Go on</h2>", f"<pre>{html.escape(chr(10).join(next_steps(run)))}</pre>"])
 
 
@@ -182,13 +192,18 @@ def times_of(records: dict) -> dict: # {stem: seconds}
     "Read what each stage took."
     return {stem: r.get("with_jobs") or r["seconds"] for stem, r in records.items()}
 
-# %% ../nbs/page.ipynb #65f6ef64
-def write_page(run: Run) -> Path: # runs/<name>/index.html
+# %% ../nbs/page.ipynb #631856ce
+def write_page(
+    run: Run,
+    done: set = frozenset(), # stages that are known to be finished
+) -> Path: # runs/<name>/index.html
     "Write a run's page, its notebooks as HTML and its paper, where they are not what they would be now."
-    page = run.folder / "index.html"
-    paper = write_paper(run)
+    page, known = run.folder / "index.html", stages()
     stems = write_notebooks(run)
+    unfinished = [path.stem for stage, path in known.items() if stage not in done and not finished(run, stage, path)]
+    paper = None if unfinished else write_paper(run)
     folders = [p.parent / "manifest.json" for p in sorted(run.folder.glob("arms/*/result.json"))] + [run.folder / "hypotheses" / "manifest.json"]
-    mark = digest([[(run.notebooks / f"{stem}.json").read_text() for stem in stems], [p.read_text() for p in folders if p.exists()], closure({"flowers102_study.page"}), paper is not None])
-    if made_from(page) != mark: write(page, framed(title_of(run), body_of(run, stems, paper), mark))
+    stale = [stem for stem in stems if stem in unfinished]
+    mark = digest([[(run.notebooks / f"{stem}.json").read_text() for stem in stems], [p.read_text() for p in folders if p.exists()], closure({"flowers102_study.page"}), stale, paper is not None])
+    if made_from(page) != mark: write(page, framed(title_of(run), body_of(run, stems, stale, paper), mark))
     return page

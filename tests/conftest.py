@@ -13,9 +13,12 @@ PHOTOS = ROOT.parent / "shared" / "flowers102"
 
 
 def copy_of_study(folder: Path) -> Path:
-    "Copy what a run needs: the notebooks and settings.ini. The package itself is the installed one."
+    "Copy what a run needs: the notebooks, settings.ini and the paper's source. The package itself is the installed one."
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copy(ROOT / "settings.ini", folder)
+    for name in ("paper.typ", "references.bib", "results/original.json"):
+        (folder / "report" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "report" / name, folder / "report" / name)
     return folder
 
 

@@ -128,7 +128,7 @@ def test_real_photographs():
 @pytest.mark.parametrize("labels", ["ClassLabel", "text"])
 def test_the_hubs_layout(tmp_path, labels):
     import datasets
-    names = ["rose", "daisy"]
+    names = ["rose/red", "daisy"] # a folder's name cannot have a slash, a label can
     label = datasets.ClassLabel(names=names) if labels == "ClassLabel" else datasets.Value("string")
     features = datasets.Features({"photo": datasets.Image(), "question": datasets.Value("string"), "label" if labels == "ClassLabel" else "answer": label})
     for split, n in (("train", 20), ("test", 6)):
@@ -137,7 +137,7 @@ def test_the_hubs_layout(tmp_path, labels):
         (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"hub/data/{split}-00000-of-00001.parquet")
     report = prepared(tmp_path / "data", f"hub:{tmp_path / 'hub'}")
-    assert sorted(report["classes"]) == ["daisy", "rose"] and report["counts"]["test"] == 6 and sum(report["counts"].values()) == 26
+    assert sorted(report["classes"]) == ["daisy", "rose/red"] and report["counts"]["test"] == 6 and sum(report["counts"].values()) == 26
 
 
 def test_rows_without_picture_or_label_are_said(tmp_path):

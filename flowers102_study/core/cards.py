@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SPLITS', 'data_name', 'portable', 'model_card', 'dataset_card']
 
-# %% ../../nbs/core/cards.ipynb #26d50239
+# %% ../../nbs/core/cards.ipynb #4ad4581e
 import re
 from pathlib import Path
 
-from .figures import DRAWN, table
+from .figures import table
 from .metrics import percent
 
-# %% ../../nbs/core/cards.ipynb #10613755
+# %% ../../nbs/core/cards.ipynb #2633b5d0
 def data_name(origin: dict) -> str:
     "Name the pictures that a result is about."
     source = origin["source"]
@@ -37,7 +37,7 @@ def model_card(
              for key, score in result["scores"].items() if key in ("accuracy", "macro", "top5")]
     data = ModelCardData(model_name=result["arm"], eval_results=found, library_name="transformers", tags=["flowers", "fine-grained"], **({"base_model": base} if base else {}))
     scores = [{"score": key, "value": percent(score) if key not in ("ece", "brier", "discrimination") else f"{score['value']:.3f} [{score['interval'][0]:.3f}, {score['interval'][1]:.3f}]", "n": score["n"]} for key, score in result["scores"].items()]
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {result['arm']}", f"**{DRAWN.capitalize()}.** These numbers are honest measurements of a small model on drawings; they say nothing about photographs." if drawn else "",
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {result['arm']}", f"**Drawn flowers, pocket-sized models.** These numbers are honest measurements of a small model on drawings; they say nothing about photographs." if drawn else "",
              f"Test accuracy {percent(result)}, {result['correct']} of n = {result['n']:,} pictures (95 % interval).", table(scores),
              f"Data: {name}, split `{result['split']}`, fingerprint `{result['data'][:16]}`. Base: `{base or 'a model of the study, or of its user'}`. Seed {result['seed']}. Everything was chosen on validation pictures; the test was predicted once.",
              f"Made by\n\n```\n{portable(command)}\n```", f"Use\n\n```python\n{use}\n```",

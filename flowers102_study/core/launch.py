@@ -308,7 +308,7 @@ def work_off(run: Run, jobs: list, title: str, board: Board):
         said = [word[2:] for word in failed.words if word.startswith("✗ ")] or failed.words
         raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words (all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
 
-# %% ../../nbs/core/launch.ipynb #fe77e7f2
+# %% ../../nbs/core/launch.ipynb #527bb9cb
 def stage_of(job: Job) -> str:
     "Name the stage whose notebook runs a job."
     return job.stage or job.target.split(":")[0].split(".")[-1]
@@ -325,8 +325,12 @@ def say_missing(
     stage: str, # whose notebook asks
 ):
     "Print in one line which stages have to be run before this one; nothing where all is there."
-    jobs, order = importlib.import_module(f"flowers102_study.{stage}").jobs(run), list(stages())
-    wanted = {stage_of(job) for user in jobs for job in user.inputs if not job.done()} - {stage}
+    behind, waiting, order = set(), list(importlib.import_module(f"flowers102_study.{stage}").jobs(run)), list(stages())
+    while waiting: # inputs of inputs, too
+        found = [job for job in waiting.pop().inputs if job.out not in {j.out for j in behind}]
+        behind |= set(found)
+        waiting += found
+    wanted = {stage_of(job) for job in behind if not job.done()}
     before = [s for s in order[:order.index(stage)] if s in wanted]
     if before: print(f"what comes before is not there yet, or was made with other settings ({', '.join(before)}); run: {run.command(' '.join(before))}")
 

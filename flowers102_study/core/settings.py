@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'project_root', 'stages', 'package_folder', 'require',
-           'flat', 'fits', 'set_key', 'read_profile', 'Run', 'run_name', 'open_run', 'model_folder', 'data_source',
-           'notebook_run', 'shown']
+           'flat', 'fits', 'set_key', 'read_profile', 'Run', 'label_of', 'run_name', 'open_run', 'model_folder',
+           'data_source', 'notebook_run', 'shown']
 
 # %% ../../nbs/core/settings.ipynb #69abb338
 import copy
@@ -168,7 +168,13 @@ class Run:
     def drawn(self) -> bool: # every figure and table of such a run says so
         return self.settings["data"]["source"] == "drawn"
 
-# %% ../../nbs/core/settings.ipynb #c4910038
+# %% ../../nbs/core/settings.ipynb #bc754085
+def label_of(run: Run) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
+    "Say what a run's numbers must never be mistaken for."
+    pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"]])
+    return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket)
+
+
 SOURCES = ("drawn", "oxford")
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../../nbs/core/tracking.ipynb #ddbe5818
+# %% ../../nbs/core/tracking.ipynb #14320633
 class Curves:
     "A training's curves, sent to trackio; silent for a folder that is no job's, and on all processes but the first."
     def __init__(self,
@@ -23,7 +23,8 @@ class Curves:
         if not mark.exists() or int(os.environ.get("RANK", 0)): return
         place = Path(folder).resolve().parents[1]
         name = f"{Path(folder).name.removesuffix('.partial')}-{json.loads(mark.read_text())['key'][:6]}"
-        os.environ |= {"TRACKIO_DIR": str(place / "trackio")} # read when it is imported
+        for key in [k for k in os.environ if k.startswith("TRACKIO_")]: del os.environ[key] # somebody's space or server elsewhere
+        os.environ["TRACKIO_DIR"] = str(place / "trackio") # read when it is imported
         def begin():
             import trackio
             with contextlib.redirect_stdout(io.StringIO()): return trackio.init(project=place.name, name=name, resume="allow", embed=False, auto_log_cpu=False, auto_log_gpu=False)
