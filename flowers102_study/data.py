@@ -138,7 +138,7 @@ def prepare_data(
         "notes": found.notes + class_notes(pictures, cut), "settings": block | {"source": Path(block["source"]).name}})
     progress("data", len(index), len(index), "pictures ready")
 
-# %% ../nbs/00_data.ipynb #4fa13e3b
+# %% ../nbs/00_data.ipynb #510d24c4
 def class_notes(pictures: list, cut: dict) -> list:
     "Say which classes are tested without being trained, or the other way round."
     of = {s: {p.name for p in pictures if cut[p.image_id] == s} for s in ("train", "test")}
@@ -152,7 +152,7 @@ def check_cut(pictures: list, cut: dict):
     few = [s for s, names in parts.items() if not names]
     if few or len(parts["train"]) < 2:
         raise SettingsError(f"too few pictures: {', '.join(few) or 'train'} would be {'empty' if few else 'of one class'}. "
-                            "Give at least two classes, with three pictures of some of them (a dozen of each is a start).")
+                            "Give at least two classes, with four pictures of some of them (a dozen of each is a start).")
 
 # %% ../nbs/00_data.ipynb #faf80419
 def write_dataset(folder: Path, index, read: list, classes: list):

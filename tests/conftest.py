@@ -31,10 +31,11 @@ def call(folder: Path, *words, check: bool = True, **environment):
 
 
 def pytest_collection_modifyitems(items):
-    "Let one test process make the smoke run while the other has tests that do not need it."
+    "Let one test process make the smoke run and go on with the longest file that needs it, while the other has tests that do not; long files come before short ones."
     needs = {item.path for item in items if "smoke" in item.fixturenames}
-    first = min(needs, default=None)
-    items.sort(key=lambda item: (item.path != first, item.path in needs))
+    order = ("test_runs.py", "test_own_pictures.py", "test_sft.py") # of those that need it; the others are short
+    place = lambda path: order.index(path.name) if path.name in order else len(order)
+    items.sort(key=lambda item: (item.path.name != order[0], item.path in needs, place(item.path)))
 
 
 @pytest.fixture

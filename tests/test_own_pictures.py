@@ -44,15 +44,15 @@ def refusal(study, classes: int, each: int) -> str:
 def test_one_class_is_refused(study): assert "holds pictures of 1 classes, and two are needed: make one folder a class" in refusal(study, 1, 9)
 
 
-def test_two_pictures_a_class_are_refused(study): assert "Give at least two classes, with three pictures of some of them" in refusal(study, 4, 2)
+def test_two_pictures_a_class_are_refused(study): assert "Give at least two classes, with four pictures of some of them" in refusal(study, 4, 2)
 
 
 def test_a_thousand_classes_are_asked_about(study):
     rng = np.random.default_rng(0)
     for c in range(1000):
         (study / f"many/kind {c:03d}").mkdir(parents=True)
-        for i in range(3): Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(study / f"many/kind {c:03d}/{i}.png")
+        for i in range(4): Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(study / f"many/kind {c:03d}/{i}.png")
     call(study, "flowers102-study", "run", "data", "prompts", "--profile", "smoke", "--data", "many", "--name", "many")
     report = json.loads((study / "runs/many/data/report.json").read_text())
-    assert len(report["classes"]) == 1000 and report["counts"] == {"train": 1000, "validation": 1000, "test": 1000}
+    assert len(report["classes"]) == 1000 and report["counts"] == {"train": 2000, "validation": 1000, "test": 1000}
     assert "tell 1000 classes of many apart?</h1>" in (study / "runs/many/index.html").read_text()

@@ -72,7 +72,7 @@ def published(smoke, tmp_path):
 def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
     from flowers102_study.publishing import typeset
     study = published(smoke, tmp_path)
-    paper = (study / "report/paper.pdf").read_bytes()
+    paper = (study / "report/smoke.pdf").read_bytes()
     assert paper.startswith(b"%PDF") and typeset(study, "smoke") == paper == (smoke / "runs/smoke/paper.pdf").read_bytes()
     records = study / "report/results/smoke"
     told = json.loads((records / "hypotheses.json").read_text())
