@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'chosen_stages', 'overrides_from', 'run_stage', 'run_command', 'run_stages', 'refuse_other_pictures',
-           'own_words', 'print_plan', 'existing_run', 'results_command', 'opened_run', 'prompts_command',
-           'compare_command', 'versus_command', 'predict_command', 'diagnose_command', 'evaluate_command',
-           'export_command', 'push_command', 'publish_command', 'notebooks_command', 'readme_command', 'main']
+           'own_words', 'print_pictures', 'print_plan', 'existing_run', 'results_command', 'opened_run',
+           'prompts_command', 'compare_command', 'versus_command', 'predict_command', 'diagnose_command',
+           'evaluate_command', 'export_command', 'push_command', 'publish_command', 'notebooks_command',
+           'readme_command', 'main']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
@@ -68,7 +69,7 @@ def run_stage(run: Run, path: Path, teller: Teller):
         stop.set()
         thread.join()
 
-# %% ../nbs/cli.ipynb #e78caa9e
+# %% ../nbs/cli.ipynb #df4814ba
 @app.command("run")
 def run_command(
     stage: list[str] = typer.Argument(None, help="stages to run; all without any"),
@@ -84,7 +85,9 @@ def run_command(
     chosen, run = chosen_stages(stage or []), open_run(profile, name, data, overrides_from(set_))
     for key in chosen: stage_module(key).jobs(run) # refuses what a stage does not know, before the first one starts
     refuse_other_pictures(run)
-    if dry_run: return print_plan(run, chosen)
+    if dry_run:
+        if Path(run.data["source"]).is_dir(): print_pictures(run)
+        return print_plan(run, chosen)
     with alone(run.folder, "notebooks"): run_stages(run, chosen, Teller("json" if as_json else "quiet" if quiet else "people", len(chosen)))
 
 # %% ../nbs/cli.ipynb #15061ab3
@@ -125,7 +128,18 @@ def own_words(error: Exception) -> str:
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
     return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
 
-# %% ../nbs/cli.ipynb #efe47fd1
+# %% ../nbs/cli.ipynb #a7da9793
+def print_pictures(run: Run):
+    "List a folder's pictures without opening them; raise SettingsError where they are no data set."
+    from flowers102_study.core.sources import collect
+    from flowers102_study.data import check_cut, cut_splits
+    pictures = collect(run.data, run.seed, None).pictures
+    cut = cut_splits(pictures, run.data, run.seed)
+    check_cut(pictures, cut)
+    parts = list(cut.values()) if cut else []
+    print(f"{len(pictures):,} pictures of {len({p.name for p in pictures}):,} classes: " + ", ".join(f"{parts.count(s):,} {s}" for s in ("train", "validation", "test")) + "; pictures that cannot be read are left out")
+
+
 def print_plan(run: Run, chosen: dict):
     "Print stages, jobs, commands, models and needs, for the devices that there are."
     found = devices()

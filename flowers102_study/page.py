@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'FIRST', 'framed', 'made_from', 'as_table', 'as_picture', 'as_cards', 'as_times', 'rendered_output',
-           'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'body_of', 'next_steps', 'times_of',
+           'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'body_of', 'remarks', 'next_steps', 'times_of',
            'write_page']
 
-# %% ../nbs/page.ipynb #3c495f2b
+# %% ../nbs/page.ipynb #d75ba285
 import base64
 import html
 import json
@@ -22,7 +22,7 @@ from .core.plan import shown_source
 from .core.records import digest, read_results, write
 from .core.settings import Run, label_of, stages
 from .hypotheses import asks_openly
-from .publishing import write_paper
+from .publishing import against_network, circumstances, write_paper
 
 # %% ../nbs/page.ipynb #92cccb68
 STYLE = """
@@ -135,7 +135,7 @@ def write_notebooks(run: Run) -> list: # stems, in the order of the study
         write(out, framed(path.stem, way + rendered_notebook(json.loads((run.notebooks / path.name).read_text()), known), mark))
     return [p.stem for p in found]
 
-# %% ../nbs/page.ipynb #e331113b
+# %% ../nbs/page.ipynb #b424bb40
 def title_of(run: Run) -> str:
     "Say what a run asks."
     report = run.data_folder / "report.json"
@@ -156,7 +156,7 @@ def tables(results: list) -> str:
     return (as_table([row(r) for r in head]) if head else "") + "".join(f"<details><summary>{len(rest)} arms: {what}</summary>{as_table([row(r) for r in rest])}</details>" for what, rest in folds.items() if rest)
 
 
-FIRST = ("resnet_final", "hypotheses_effects") # figures that are not behind a fold
+FIRST = {"resnet_final": "The headline arms", "hypotheses_effects": "The differences that the hypotheses are about"} # figures that are not behind a fold
 
 
 def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
@@ -165,26 +165,39 @@ def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
     results, verdicts = read_results(run.folder), run.folder / "hypotheses" / "hypotheses.json"
     figures = {stem: sorted(part for part in r["figures"] if part.endswith(".svg")) for stem, r in records.items()}
     first = [run.folder / part for parts in figures.values() for part in parts if Path(part).stem in FIRST]
-    picture = lambda path: as_picture(path, ", ".join(filter(None, [path.stem.replace("_", " "), label_of(run)])))
+    picture = lambda path: as_picture(path, ", ".join(filter(None, [FIRST.get(path.stem, path.stem.replace("_", " ")), label_of(run)])))
     links = [f'<a href="notebooks/{stem}.html">{stem}</a>' for stem in stems] + ([f'<a href="{paper.name}">the paper (PDF)</a>'] if paper else [])
     what = ", ".join(filter(None, [label_of(run), "" if run.drawn else f"pictures: {shown_source(run)}"]))
     label = what[:1].upper() + what[1:] + (". A rehearsal: these numbers say nothing about the published models" if label_of(run) else "")
+    judged = verdicts.exists() and not stale and asks_openly(run)
     old = f"<p><strong>Not run with these settings, so what they show is of an earlier run: {', '.join(stale)}.</strong></p>" if stale else ""
     n = f"Test pictures, n = {results[0]['n']:,}; 95 % intervals (Wilson). " if results else "No arm is finished yet."
     return "\n".join([f"<h1>{html.escape(title_of(run))}</h1>", f'<p class="label">{html.escape(label)}</p>', f'<p class="soft">Run {run.name}, profile {html.escape(Path(run.profile).stem)}, seed {run.seed}</p>',
         f"<p>{' · '.join(links)}</p>", old,
-        "<h2>Verdicts</h2>", as_cards(json.loads(verdicts.read_text())) if verdicts.exists() and not stale and asks_openly(run) else f"<p>Not judged yet with these settings: <code>{html.escape(run.command())}</code></p>",
-        "<h2>Every arm</h2>", f"<p>{n}</p>", tables(results), *map(picture, first),
-        "<h2>Figures</h2>", *(f"<details><summary>{stem}: {len(parts)} figures</summary>" + "".join(picture(run.folder / part) for part in parts if run.folder / part not in first) + "</details>" for stem, parts in figures.items() if parts),
+        "<h2>Verdicts</h2>", as_cards(json.loads(verdicts.read_text())) if judged else f"<p>Not judged yet with these settings: <code>{html.escape(run.command())}</code></p>",
+        *(f"<p>{html.escape(said)}</p>" for said in (remarks(run) if judged else ())),
+        "<h2>Every arm</h2>", f"<p>{n}</p>", tables(results), '<p class="soft">A name after a dot is a setting that differs: a layer, a pooling, .shots4 (four training pictures of a class), .s1 (another seed).</p>', *map(picture, first),
+        "<h2>Figures</h2>", *(f"<details><summary>{stem}</summary>" + "".join(picture(run.folder / part) for part in parts if run.folder / part not in first) + "</details>" for stem, parts in figures.items() if parts),
         "<h2>Where the time went</h2>", f"<p>What each stage took the last time that jobs ran in it, {clock(sum(times_of(records).values()))} in all; what an earlier run had made already is not counted.</p>" + as_times(times_of(records)) if records else "",
         "<h2>Go on</h2>", f"<pre>{html.escape(chr(10).join(next_steps(run)))}</pre>"])
 
 
+def remarks(run: Run) -> list:
+    "Say what the verdicts must be read with."
+    told, network, names = circumstances(run), against_network(run), len(json.loads((run.data_folder / "report.json").read_text())["classes"])
+    better = {"supported": "is better than", "not supported": "is worse than", "undecided": "cannot be told from"}[network["verdict"]]
+    found = [f"{network['one']} {better} the convolutional network, {network['two']}: {100 * network['effect']:+.1f} points [{100 * network['interval'][0]:+.1f}, {100 * network['interval'][1]:+.1f}]."]
+    if told["taught"] is not None: found.append(f"The base had been told {told['taught']} of the {names} names, which bounds what it could answer: much of what fine-tuning and heads add are names.")
+    groups = [g for g in told["groups"] if g["n"]]
+    found.append("Fine-tuning: " + "; ".join(f"in the {g['classes']} classes of which the base has {'some' if g['known'] else 'none'} right on validation (n = {g['n']:,}) from {100 * g['before']:.1f} to {100 * g['after']:.1f} %" for g in groups) + ".")
+    return found
+
+
 def next_steps(run: Run) -> list: # of commands, each with what it does
     "List what can be done with a run."
-    steps = [(run.command(), "the same again; what is finished is skipped"), (f"flowers102-study predict photo.jpg --name {run.name}", "classify a picture"),
+    steps = [("source .venv/bin/activate", "once in a terminal"), (run.command(), "the same again; what is finished is skipped"), (f"flowers102-study predict photo.jpg --name {run.name}", "classify a picture"),
              (f"flowers102-study results --name {run.name}", "this table, on the terminal")]
-    if (run.folder / "trackio").exists(): steps.append((f"TRACKIO_DIR=runs/{run.name}/trackio .venv/bin/trackio show", "training curves, in a browser"))
+    if (run.folder / "trackio").exists(): steps.append((f"TRACKIO_DIR=runs/{run.name}/trackio trackio show", "training curves, in a browser"))
     return [f"{command}    # {what}" for command, what in steps]
 
 

@@ -186,7 +186,7 @@ def jobs(run: Run) -> list:
     "List this stage's jobs: to fine-tune, then to answer."
     return [job for job in (train_job(run), arm_job(run)) if job]
 
-# %% ../nbs/04_sft.ipynb #1963203e
+# %% ../nbs/04_sft.ipynb #94f30373
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu, and where disk is more than that download and kept
     "Work out what a job of this stage needs."
     from flowers102_study.baselines import needs as asking
@@ -197,7 +197,7 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     parameters, block = count_parameters(source), run.sft
     name, _, revision = source.partition("@")
     said = {"model": name, "revision": revision, "parameters": parameters}
-    if job.target.endswith(":evaluate"): return said | {"disk": 2e3 * expected(run)[0], "host": 2e9, "gpu": parameters * 2.2 + run.baselines["batch"] * 1.2e8}
+    if job.target.endswith(":evaluate"): return said | {"disk": 2e3 * expected(run)[0], "host": processes(run) * (2e9 + parameters * 4.4 * (not devices())), "gpu": parameters * 2.2 + run.baselines["batch"] * 1.2e8}
     sharded = processes(run) if run.launch["config"] in ("fsdp2", "zero3") else 1
     states = parameters * 16 / sharded if block["method"] == "full" else parameters * 2.2
     working = min(block["at_once"], block["batch"]) * 240 * (1.1e6 if block["checkpointing"] else 5.5e6) # 240 tokens a picture at 448 pixels
