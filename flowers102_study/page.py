@@ -135,7 +135,7 @@ def write_notebooks(run: Run) -> list: # stems, in the order of the study
         write(out, framed(path.stem, way + rendered_notebook(json.loads((run.notebooks / path.name).read_text()), known), mark))
     return [p.stem for p in found]
 
-# %% ../nbs/page.ipynb #b424bb40
+# %% ../nbs/page.ipynb #5750b41a
 def title_of(run: Run) -> str:
     "Say what a run asks."
     report = run.data_folder / "report.json"
@@ -155,7 +155,7 @@ def tables(results: list) -> str:
              "closed questions": [r for r in ranked if task(r) == "closed-qa"], "closed questions that may have no right answer": [r for r in ranked if task(r) == "closed-negative-qa"]}
     return (as_table([row(r) for r in head]) if head else "") + "".join(f"<details><summary>{len(rest)} arms: {what}</summary>{as_table([row(r) for r in rest])}</details>" for what, rest in folds.items() if rest)
 
-
+# %% ../nbs/page.ipynb #f5a8be73
 FIRST = {"resnet_final": "The headline arms", "hypotheses_effects": "The differences that the hypotheses are about"} # figures that are not behind a fold
 
 
@@ -181,12 +181,15 @@ def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
         "<h2>Where the time went</h2>", f"<p>What each stage took the last time that jobs ran in it, {clock(sum(times_of(records).values()))} in all; what an earlier run had made already is not counted.</p>" + as_times(times_of(records)) if records else "",
         "<h2>Go on</h2>", f"<pre>{html.escape(chr(10).join(next_steps(run)))}</pre>"])
 
-
+# %% ../nbs/page.ipynb #72ac8459
 def remarks(run: Run) -> list:
     "Say what the verdicts must be read with."
-    told, network, names = circumstances(run), against_network(run), len(json.loads((run.data_folder / "report.json").read_text())["classes"])
-    better = {"supported": "is better than", "not supported": "is worse than", "undecided": "cannot be told from"}[network["verdict"]]
-    found = [f"{network['one']} {better} the convolutional network, {network['two']}: {100 * network['effect']:+.1f} points [{100 * network['interval'][0]:+.1f}, {100 * network['interval'][1]:+.1f}]."]
+    told, names = circumstances(run), len(json.loads((run.data_folder / "report.json").read_text())["classes"])
+    found = []
+    if (run.arm("resnet50") / "result.json").exists(): # stage 08 may not have been run yet
+        network = against_network(run)
+        better = {"supported": "is better than", "not supported": "is worse than", "undecided": "cannot be told from"}[network["verdict"]]
+        found = [f"{network['one']} {better} the convolutional network, {network['two']}: {100 * network['effect']:+.1f} points [{100 * network['interval'][0]:+.1f}, {100 * network['interval'][1]:+.1f}]."]
     if told["taught"] is not None: found.append(f"The base had been told {told['taught']} of the {names} names, which bounds what it could answer: much of what fine-tuning and heads add are names.")
     groups = [g for g in told["groups"] if g["n"]]
     found.append("Fine-tuning: " + "; ".join(f"in the {g['classes']} classes of which the base has {'some' if g['known'] else 'none'} right on validation (n = {g['n']:,}) from {100 * g['before']:.1f} to {100 * g['after']:.1f} %" for g in groups) + ".")

@@ -25,7 +25,7 @@ from .data import read_audit, read_index
 from .hypotheses import asks_openly, compare, reread, verdict
 from .sft import sft_arm
 
-# %% ../nbs/publishing.ipynb #33cd7d21
+# %% ../nbs/publishing.ipynb #40fdafb2
 RECORDS = {"data/report.json": "data", "audit/audit.json": "audit", "ablation/ablation.json": "ablation", "hypotheses/hypotheses.json": "hypotheses"}
 
 
@@ -58,7 +58,7 @@ def collect(run: Run, figures: Path, records: Path):
     write_json(records / "index.json", {"arms": arms, "asked": asked_arms(run), "figures": sorted({Path(part).stem for part in drawn}), "label": label_of(run), "profile": Path(run.profile).stem, "source": shown_source(run)})
     if asks_openly(run): write_json(records / "reading.json", {"network": against_network(run), **circumstances(run)})
 
-
+# %% ../nbs/publishing.ipynb #af3cf4bd
 def circumstances(run: Run) -> dict: # taught (names; None where it is not known), groups, alike
     "Say what the verdicts must be read with: what the base could know, what fine-tuning gave and took, and what near-duplicates are."
     base, tuned = run.sft["base"], sft_arm(run)

@@ -36,7 +36,7 @@ def finished(run: Run, stage: str, path: Path) -> bool:
     "Tell whether a stage's notebook and all its jobs are what they would be now."
     return notebook_done(run, path) and all(job.done() for job in stage_module(stage).jobs(run))
 
-# %% ../../nbs/core/notebooks.ipynb #374daa85
+# %% ../../nbs/core/notebooks.ipynb #d54dcec4
 KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"]} # one stream a cell, no chatter
 QUIET = {"PYTHONWARNINGS": "ignore:IProgress,ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", # environment: no advice on bars, no bars of other libraries,
          "OMP_NUM_THREADS": "1"} # and one thread: on small arrays several wait for one another
@@ -77,7 +77,7 @@ def execute(
     write_json(record, {"key": key, "reads": sorted(inside.items()), "figures": figures, "sha256": sha256(final), "seconds": seconds,
                         "with_jobs": seconds if worked else before}) # of the last time that jobs ran: what this stage takes
 
-
+# %% ../../nbs/core/notebooks.ipynb #5ec3b08c
 def say_failed(copy: Path, error: BaseException):
     "Put the failure on top of an executed notebook: after a killed kernel papermill calls every cell completed."
     import nbformat
