@@ -17,7 +17,7 @@ from .core.answers import KINDS, NONE, Names, kind_of, name_variants, read_choic
 from .core.captions import known_species
 from .core.launch import Job, devices, join_processes, processes
 from .core.metrics import above_chance, bootstrapped, score_predictions, share
-from .core.pocket_models import ARCHITECTURES, SIZE
+from .core.pocket_models import ARCHITECTURES
 from .core.records import Meter, digest, write_predictions, write_result
 from .core.settings import Run, one_of, require
 from .core.shards import MADE, borrow, model_source, spread
@@ -31,7 +31,10 @@ def world_job(run: Run) -> Job:
     block = run.pocket
     require(min(block["pictures"], block["tower"], block["talk"], block["batch"]) >= 1, "pocket.pictures, tower, talk and batch must be at least 1")
     require(block["rate"] > 0, "pocket.rate must be above 0")
-    spec = {"species": run.data["species"], "pictures": block["pictures"], "size": SIZE}
+    require(block["size"] % 16 == 0 < block["size"] and block["width"] % 24 == 0 < block["width"], "pocket.size must be a multiple of 16 pixels, pocket.width of 24")
+    require(min(block["layers"], block["depth"]) >= 2, "pocket.layers and pocket.depth must be at least 2")
+    one_of(block["names"], ("drawn", "photographs"), "value of pocket.names")
+    spec = {"species": run.data["species"], "pictures": block["pictures"], "size": block["size"]}
     return Job("flowers102_study.core.captions:draw_world", shared(run, f"world-{digest(spec)[:6]}"), spec, single=True, stage="baselines")
 
 
@@ -48,6 +51,7 @@ def model_job(
     if run.models[arm] != "pocket": return None
     world, used = world_job(run), {k: v for k, v in run.pocket.items() if k != "pictures"}
     spec = {"arm": arm, "seed": run.settings["seed"], "pocket": used}
+    if used["names"] == "photographs": return Job("flowers102_study.core.pocket_models:pretrain", run.folder / "bases" / arm, spec, (world, data_job(run)), stage="baselines")
     return Job("flowers102_study.core.pocket_models:pretrain", shared(run, f"{arm}-{digest([spec, world.spec])[:6]}"), spec, (world,), stage="baselines")
 
 # %% ../nbs/03_baselines.ipynb #94860ec8

@@ -99,9 +99,10 @@ def turns(
     "Make up a short conversation about a picture, no question twice."
     kinds = list(QUESTIONS) + ["choose", "claim"]
     weights = np.array([2, 6 if fact["known"] else 3, 3, 1.5, 1.5, 1.5, 1.5, 1, 1, 1, 1])
+    if "colour" not in fact: kinds, weights = ["name", "choose", "claim"], np.array([6, 1, 1]) # a photograph, of which a name is all that is known
     found = []
     for kind in rng.choice(kinds, count, replace=False, p=weights / weights.sum()):
-        about = str(rng.choice([c for c in CHOSEN if len(world[c]) > 1 and (c != "name" or fact["known"])]))
+        about = str(rng.choice([c for c in CHOSEN if c in fact and len(world[c]) > 1 and (c != "name" or fact["known"])]))
         if kind == "choose": found.append(choose(fact, about, world[about], rng))
         elif kind == "claim": found.append(claim(fact, about, world[about], rng))
         else: found.append((str(rng.choice(QUESTIONS[kind])), reply(fact, str(kind))))

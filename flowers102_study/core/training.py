@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['taught', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient', 'watcher', 'checkpoints',
-           'newest', 'keeper', 'arguments', 'shard_on_cpu', 'train_along']
+           'newest', 'keeper', 'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'train_along']
 
 # %% ../../nbs/core/training.ipynb #2b38774c
 import math
@@ -51,11 +51,12 @@ def answer_loss(
     outputs, # of the network: logits (n, kept, vocabulary)
     labels, # (n, kept − 1), or (n, kept) for an encoder-decoder; −100: not learnt
     num_items_in_batch=None, # answer tokens of the whole batch, over all processes; None: of this one
+    smoothing: float = 0., # label smoothing
 ): # a scalar
     "Return the cross-entropy of the answers' tokens, divided by how many the whole batch has."
     import torch.nn.functional as F
     logits = outputs.logits[:, :labels.shape[1]].float() # the last position of a decoder predicts what follows the answer
-    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum", label_smoothing=smoothing)
     return total / ((labels >= 0).sum() if num_items_in_batch is None else num_items_in_batch)
 
 # %% ../../nbs/core/training.ipynb #7e96f937
@@ -218,6 +219,39 @@ def keeper(
             accelerator.wait_for_everyone()
     return Keeper()
 
+# %% ../../nbs/core/training.ipynb #0bbeae3b
+def optimizers(
+    named: list, # (name, parameter), those that train
+    rate: float, # AdamW's peak learning rate; Muon's is eight times that
+    decay: float = .05, # Muon's weight decay
+) -> list: # of torch optimizers
+    "Train weight matrices with Muon, everything else with AdamW."
+    import torch
+    apart = ("embed", "pos", "lm_head", "shared", "relative_attention", "query_tokens", "latents", "guide")
+    matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in apart)]
+    chosen = {id(p) for p in matrices}
+    return [torch.optim.Muon(matrices, lr=8 * rate, weight_decay=decay, adjust_lr_fn="original"),
+            torch.optim.AdamW([p for _, p in named if id(p) not in chosen], lr=rate, betas=(.9, .98), weight_decay=0., fused=True)]
+
+# %% ../../nbs/core/training.ipynb #64c78f6b
+def joined(parts: list): # a torch optimizer
+    "Join optimizers into one: their groups in one list, stepped together, stored together."
+    import torch
+    class Joined(torch.optim.Optimizer):
+        def __init__(self):
+            self.parts = parts
+            super().__init__([group for part in parts for group in part.param_groups], {}) # the same dictionaries, so a schedule reaches the parts
+
+        def step(self, closure=None):
+            for part in self.parts: part.step()
+
+        def state_dict(self): return {"parts": [part.state_dict() for part in self.parts]}
+
+        def load_state_dict(self, state):
+            for part, own in zip(self.parts, state["parts"]): part.load_state_dict(own)
+            self.param_groups = [group for part in self.parts for group in part.param_groups]
+    return Joined()
+
 # %% ../../nbs/core/training.ipynb #985850b3
 def arguments(
     folder: Path, # of the checkpoints
@@ -256,10 +290,11 @@ def train_along(
     how, # TrainingArguments
     callbacks: list,
     resume: Path | None, # a checkpoint
+    optimizer=None, # a torch optimizer; None: AdamW, as the arguments say
 ): # Trainer's state
     "Train along a line of rows, from a checkpoint where there is one."
     from transformers import PrinterCallback, Trainer
-    trainer = Trainer(model, how, data_collator=collate, train_dataset=line.tolist(), compute_loss_func=loss, callbacks=callbacks)
+    trainer = Trainer(model, how, data_collator=collate, train_dataset=line.tolist(), compute_loss_func=loss, callbacks=callbacks, optimizers=(optimizer, None))
     trainer.remove_callback(PrinterCallback)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and how.use_cpu: shard_on_cpu(trainer)
     trainer.model_accepts_loss_kwargs = False # the number of answer tokens goes to the loss, not into the network
