@@ -16,12 +16,11 @@ from pathlib import Path
 
 from .core.notebooks import KERNEL, QUIET
 from .core.plan import shown_source
-from .baselines import arms as asked_arms
-from .core.captions import known_species
+from .baselines import arms as asked_arms, told_names
 from .core.keys import closure
 from .core.records import digest, read_predictions, write, write_json
 from .core.settings import Run, label_of, project_root, stages
-from .data import read_audit, read_index
+from .data import read_audit, read_index, read_report
 from .hypotheses import asks_openly, compare, reread, verdict
 from .sft import sft_arm
 
@@ -59,7 +58,7 @@ def collect(run: Run, figures: Path, records: Path):
     if asks_openly(run): write_json(records / "reading.json", {"network": against_network(run), **circumstances(run)})
 
 # %% ../nbs/publishing.ipynb #af3cf4bd
-def circumstances(run: Run) -> dict: # taught (names; None where it is not known), groups, alike
+def circumstances(run: Run) -> dict: # taught (names; None where it is not known), told (the same pictures, by whether their name was), groups, alike
     "Say what the verdicts must be read with: what the base could know, what fine-tuning gave and took, and what near-duplicates are."
     base, tuned = run.sft["base"], sft_arm(run)
     seen, before, after = read_predictions(run.arm(base), "validation"), read_predictions(run.arm(base)), read_predictions(run.arm(tuned))
@@ -69,7 +68,11 @@ def circumstances(run: Run) -> dict: # taught (names; None where it is not known
     pairs, sums = read_audit(run.folder / "audit")
     near, named = pairs[pairs.bits <= sums["bits"]], read_index(run.data_folder).set_index("image_id").name
     alike = int((near.image_id.map(named).to_numpy() == near.train_id.map(named).to_numpy()).sum())
-    return {"taught": len(known_species(run.data["species"])) if run.drawn and run.models[base] == "pocket" else None, "groups": groups, "alike": alike}
+    names = read_report(run.data_folder)["classes"]
+    taught = told_names(run, names)
+    met = before.label.map(lambda k: names[k] in taught)
+    told = [{"told": bool(k), "n": int(part.sum()), "before": right(before, part), "after": right(after, part)} for k, part in ((True, met), (False, ~met))] if taught else []
+    return {"taught": len(taught) or None, "told": told, "groups": groups, "alike": alike}
 
 
 def against_network(run: Run) -> dict: # as hypotheses.compare, with one, two and verdict; and reported: what the original's counts say

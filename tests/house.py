@@ -63,6 +63,7 @@ def told_numbers(root: Path) -> set:
     for path in (root / "report" / "results").glob("*/*.json"):
         result = json.loads(path.read_text())
         for g in result.get("groups", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
+        for g in result.get("told", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
         for r in result.get("comparisons", []): found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
         for score in (result.get("scores") or {}).values(): found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
     original = json.loads((root / "report" / "results" / "original.json").read_text())

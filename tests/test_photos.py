@@ -1,0 +1,93 @@
+"""The recipe for photographs: what a base is told, and fine-tuning with Muon, augmentation and a guide."""
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import copy_of_study
+from flowers102_study import baselines, data, prompts, sft
+from flowers102_study.core.launch import prepare, run_jobs
+from flowers102_study.core.pocket_models import taught_classes, with_photographs
+from flowers102_study.core.records import sha256
+from flowers102_study.core.settings import SettingsError, open_run
+from test_data import class_folders
+
+RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
+          "sft.jitter": .3, "sft.smoothing": .05, "sft.guide": .3, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder, before = copy_of_study(tmp_path_factory.mktemp("photos")), os.getcwd()
+    class_folders(folder / "own", classes=8, each=12)
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def prepared(study, name: str, **overrides):
+    run = open_run("smoke", name, str(study / "own"), RECIPE | overrides)
+    for job in (data.data_job(run), prompts.prompts_job(run), baselines.world_job(run), baselines.model_job(run, "qwen3-vl-4b"), sft.train_job(run)): run_jobs(run, [job], job.name)
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(study): return prepared(study, "whole")
+
+
+def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
+    drawn, facts = np.zeros((10, 32, 32, 3), np.uint8), [{"name": f"species {i}", "genus": "genus", "colour": "red", "known": True} for i in range(10)]
+    pictures, told = with_photographs(drawn, facts, whole.data_folder, 42)
+    names, classes = data.read_report(whole.data_folder)["classes"], taught_classes(8, 42)
+    assert {f["name"] for f in told if f["known"]} == {names[k] for k in classes} and len(classes) == 2
+    assert all(f["name"] == "genus" for f in told if "colour" in f) and len(pictures) == len(told) == 20
+    assert baselines.told_names(whole, names) == {names[k] for k in classes}
+
+
+def test_the_sizes_are_the_profile_s(whole):
+    config = json.loads((baselines.model_job(whole, "qwen3-vl-4b").out / "config.json").read_text())
+    assert config["vision_config"]["hidden_size"] == 48 and config["vision_config"]["depth"] == 3 and config["vision_config"]["num_position_embeddings"] == 16
+
+
+def test_the_guide_is_gone_and_the_training_is_told(whole):
+    from safetensors import safe_open
+    made = sft.train_job(whole).out
+    with safe_open(made / "model.safetensors", "np") as file: assert not any("guide" in name for name in file.keys())
+    history = json.loads((made / "history.json").read_text())
+    losses = [h["loss"] for h in history if "loss" in h]
+    assert losses[-1] < losses[0] and json.loads((made / "result.json").read_text())["settings"]["sft"]["optimizer"] == "muon"
+
+
+def test_a_training_that_was_cut_ends_with_the_same_weights(study, whole):
+    import subprocess
+    import sys
+    again = open_run("smoke", "cut", str(study / "own"), RECIPE)
+    for job in (data.data_job(again), prompts.prompts_job(again), baselines.world_job(again), baselines.model_job(again, "qwen3-vl-4b")): run_jobs(again, [job], job.name)
+    job = sft.train_job(again)
+    prepare(job)
+    code = ("import os, sys, json; from pathlib import Path; from flowers102_study import sft; from flowers102_study.core import training\n"
+            "sealed = training.seal\n"
+            "def seal_and_end(folder, *rest): sealed(folder, *rest); os._exit(9) if folder.name == 'checkpoint-8' else None\n"
+            "training.seal = seal_and_end; sft.train(json.loads(sys.argv[1]), [Path(p) for p in sys.argv[2].split('|')], Path(sys.argv[3]))")
+    words = [sys.executable, "-c", code, json.dumps(job.spec), "|".join(str(i.out) for i in job.inputs), str(job.out) + ".partial"]
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr[-2000:]
+    run_jobs(again, [job], "again")
+    assert " 12/12 " in (again.logs / "again.log").read_text() and " 4/12 " not in (again.logs / "again.log").read_text() # it went on
+    assert sha256(job.out / "model.safetensors") == sha256(sft.train_job(whole).out / "model.safetensors")
+
+
+def test_two_processes_train_along_the_same_pictures(study, whole):
+    two = prepared(study, "two", **{"launch.processes": 2})
+    read = lambda run: [h["loss"] for h in json.loads((sft.train_job(run).out / "history.json").read_text()) if "loss" in h]
+    assert read(two)[0] == pytest.approx(read(whole)[0], abs=1e-4) # the first step, before rounding is magnified
+
+
+@pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"sft.guide": .3, "sft.method": "lora"}, "an adapter has no place"), ({"pocket.size": 50}, "multiple of 16"),
+                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"),
+                                         ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2}, "launch.config ddp")])
+def test_wrong_values_are_refused(wrong, said):
+    from flowers102_study import resnet
+    run = open_run("smoke", overrides=wrong)
+    with pytest.raises(SettingsError, match=said):
+        sft.jobs(run), resnet.jobs(run)
