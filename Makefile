@@ -1,11 +1,11 @@
-# make study | test | lab | paper | notebooks | bench   PROFILE=, DATA=, NAME= and SET= change what is run
+# make study | test | lab | paper | notebooks | bench   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PROFILE ?= pocket
+PROFILE ?=
 SET ?=
 BIN := .venv/bin
 
-asked = --profile "$(PROFILE)" $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+asked = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
 .PHONY: study test lab paper notebooks bench peer setup
 

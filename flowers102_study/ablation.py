@@ -19,7 +19,7 @@ import numpy as np
 from . import augment, baselines, classifier, prompts, sft
 from .augment import augment_job
 from .baselines import arms, question_job
-from .classifier import applied, bases, candidates, features_job, fit_job, preferred, write_arm
+from .classifier import applied, bases, candidates, controls, features_job, fit_job, preferred, stored_features, write_arm
 from .core.launch import Job, run_jobs
 from .core.metrics import over_seeds, score_predictions
 from .core.paired import difference, mcnemar, paired
@@ -64,7 +64,7 @@ def apart(job: Job, what: str, plain: dict) -> Job:
 
 def plain_jobs(run: Run) -> dict: # {folder: job}
     "Collect the jobs of the run as it is."
-    return everything(augment_job(run), arm_job(run), *(question_job(run, arm) for arm in arms(run)), *(fit_job(run, arm) for arm in bases(run)))
+    return everything(augment_job(run), arm_job(run), *(question_job(run, arm) for arm in arms(run)), *(fit_job(run, arm) for arm in bases(run) | controls(run)))
 
 
 def reseeded(job: Job, seed: int) -> Job:
@@ -97,7 +97,7 @@ def choose(
 def choices(run: Run) -> list: # (key, value, name)
     "List the choices of a head that can be made one at a time."
     block = run.classifier
-    places = [(layer, pooling) for layer in block["layers"] for pooling in block["pooling"] if layer or pooling != "last"] # layer 0's last token is the same for every picture
+    places = [(layer, pooling) for layer in block["layers"] for pooling in block["pooling"]]
     found = [("layer", l, f"layer{l}") for l in dict.fromkeys(l for l, _ in places)], [("pooling", p, p) for p in dict.fromkeys(p for _, p in places)]
     kinds = [("head", k, k) for k in ("linear", "mlp")] if block["hidden"] else []
     return [choice for group in (*found, kinds) if len(group) > 1 for choice in group]
@@ -114,9 +114,8 @@ def refit(
     data, stored, first = inputs[:3]
     meter, chosen = Meter(torch.device("cuda" if torch.cuda.is_available() else "cpu")), json.loads((first / "result.json").read_text())["chosen"]
     place = {k: chosen[k] for k in ("layer", "pooling")}
-    a, b = spec["features"]["layers"].index(place["layer"]), spec["features"]["pooling"].index(place["pooling"])
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation")}
-    x = {s: np.ascontiguousarray(np.load(stored / f"{s}.npy", mmap_mode="r")[:, a, b]) for s in ("train", "validation", "test")}
+    x = stored_features(stored, spec["features"], **place)
     rows = few(y["train"], spec["shots"], spec["seed"])
     some = {"train": x["train"][rows], "validation": x["validation"]}, y | {"train": y["train"][rows]}
     entry, weights = max(candidates(*some, spec["classifier"], len(read_report(data)["classes"]), spec["seed"]), key=lambda found: preferred(found[0]))
@@ -156,18 +155,18 @@ def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
 
 
 def seed_jobs(run: Run) -> dict: # {arm: [its jobs with other seeds]}
-    "List the arms that are trained with several seeds."
+    "List the fine-tuned arms, and the heads on them, with other seeds; none where seeds train nothing anew."
     block = run.ablation
-    for what in block["seeded"]: one_of(what, ("head", "sft"), "kind of arm (ablation.seeded)")
+    for what in block["seeded"]: one_of(what, ("sft", "resnet"), "training (ablation.seeded)")
     require(len({run.settings["seed"], *block["seeds"]}) == 1 + len(block["seeds"]) and min(block["seeds"], default=0) >= 0, "ablation.seeds must differ from each other and from the study's seed, and be at least 0: one training counted twice is no second seed")
-    found, plain = {}, plain_jobs(run)
-    tuned = "sft" in block["seeded"] and train_job(run) is not None
+    if "sft" not in block["seeded"] or train_job(run) is None: return {}
+    found, plain, tuned = {}, plain_jobs(run), sft_arm(run)
     for number, seed in enumerate(block["seeds"], 1):
-        if tuned: found.setdefault(sft_arm(run), []).append(apart(reseeded(arm_job(run), seed), f".s{number}", plain))
-        for head, base in bases(run).items():
-            if "head" not in block["seeded"] and not (tuned and base == sft_arm(run)): continue
-            stored = apart(reseeded(features_job(run, base), seed), f".s{number}", plain) if tuned else None
-            found.setdefault(head, []).append(refit_job(run, head, number, 0, stored))
+        again = lambda job: apart(reseeded(job, seed), f".s{number}", plain)
+        found.setdefault(tuned, []).append(again(arm_job(run)))
+        for head, base in (bases(run) | controls(run)).items():
+            if base != tuned or head in controls(run) and not run.sft["tower"]: continue # a tower that rests is the base's
+            found.setdefault(head, []).append(refit_job(run, head, number, 0, again(features_job(run, tuned))))
     return found
 
 
@@ -228,7 +227,7 @@ def summary_job(run: Run) -> Job:
     tables = {table: [[label, job.name, reference] for label, job, reference in rows] for table, rows in pairs(run).items()}
     curves = {head: [[k, [job.name for job in draws]] for k, draws in by_shots.items()] for head, by_shots in shot_jobs(run).items()}
     seeds = {arm: [arm, *(job.name for job in others)] for arm, others in seed_jobs(run).items()}
-    every = {job.out: job for job in (arm_job(run), *(question_job(run, arm) for arm in arms(run)), *(fit_job(run, arm) for arm in bases(run)), *arm_jobs(run))}
+    every = {job.out: job for job in (arm_job(run), *(question_job(run, arm) for arm in arms(run)), *(fit_job(run, arm) for arm in bases(run) | controls(run)), *arm_jobs(run))}
     return Job("flowers102_study.ablation:summarise", run.folder / "ablation", {"tables": tables, "curves": curves, "seeds": seeds}, tuple(every.values()), single=True)
 
 

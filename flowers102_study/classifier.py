@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['features_job', 'made_by', 'scale_of', 'solve', 'log_softmax', 'scored', 'fit_mlp', 'preferred', 'briefly',
-           'candidates', 'applied', 'fit', 'keep_head', 'write_arm', 'picture_loss', 'with_head', 'log_probs_of',
-           'head_accuracy', 'best_of', 'together', 'bases', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike',
-           'laid_out']
+           'candidates', 'applied', 'stored_features', 'features_sum', 'fit', 'keep_head', 'write_arm', 'picture_loss',
+           'with_head', 'log_probs_of', 'head_accuracy', 'best_of', 'together', 'bases', 'controls', 'fit_job',
+           'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
@@ -35,7 +35,7 @@ def features_job(
     "Describe the job that computes one model's features."
     made, source = made_by(run, arm)
     block, how = run.classifier, {k: run.models[k] for k in ("size", "dtype", "system")}
-    spec = {"model": source, "weights": "" if made else listing_sum(source), "models": how, "question": open_question(run.prompts), "layers": block["layers"],
+    spec = {"model": source, "weights": "" if made else listing_sum(source), "models": how, "question": open_question(run.prompts), "layers": [0, *block["layers"]],
             "pooling": block["pooling"], "splits": ["train", "validation", "test"], "batch": block["batch"]}
     return Job("flowers102_study.core.shards:extract", run.folder / "features" / arm, spec, (data_job(run),) + ((made,) if made else ()), stage="classifier")
 
@@ -153,6 +153,23 @@ def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
         x = (x * ndtr(x)).astype(np.float32) # GELU
     return log_softmax(x @ layers[-2].T + layers[-1])
 
+# %% ../nbs/05_classifier.ipynb #697af520
+def stored_features(
+    folder: Path, # of a features job
+    asked: dict, # what it was asked: layers, pooling
+    layer: int, # one of them
+    pooling: str, # one of them
+) -> dict: # {split: (n, width) float32}
+    "Read every picture's features at one layer, pooled in one way."
+    a, b = asked["layers"].index(layer), asked["pooling"].index(pooling)
+    return {s: np.ascontiguousarray(np.load(folder / f"{s}.npy", mmap_mode="r")[:, a, b]) for s in ("train", "validation", "test")}
+
+
+def features_sum(x: dict) -> str: # sha256
+    "Hash the features of all splits."
+    from hashlib import sha256
+    return sha256(b"".join(x[s].tobytes() for s in sorted(x))).hexdigest()
+
 # %% ../nbs/05_classifier.ipynb #1ba548f3
 def fit(
     spec: dict, # {"model", "classifier": layers, pooling, strengths, hidden, epochs, rate, decay; "features": what the features job was asked, "seed"}
@@ -165,26 +182,23 @@ def fit(
     data, stored, block = inputs[0], inputs[1], spec["classifier"]
     meter, report, name = Meter(torch.device("cuda" if torch.cuda.is_available() else "cpu")), read_report(data), folder.name.removesuffix(".partial")
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
-    every = {s: np.load(stored / f"{s}.npy", mmap_mode="r") for s in y}
-    places = [(a, b) for a in range(len(block["layers"])) for b in range(len(block["pooling"]))]
+    places = [(layer, pooling) for layer in block["layers"] for pooling in block["pooling"]]
     found, said, best, classes = [], [], None, len(report["classes"])
-    for done, (a, b) in enumerate(places, 1):
-        x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in y}
-        if np.ptp(x["train"], 0).max() < 1e-5: continue # the last token before the language model: the same for every picture
+    for done, (layer, pooling) in enumerate(places, 1):
+        x = stored_features(stored, spec["features"], layer, pooling)
         for entry, weights in candidates(x, y, block, classes, spec["seed"]):
-            found.append({"layer": block["layers"][a], "pooling": block["pooling"][b]} | entry)
+            found.append({"layer": layer, "pooling": pooling} | entry)
             said.append(np.concatenate([applied(weights, x[s]).argmax(1) for s in ("validation", "test")]))
-            if best is None or preferred(found[-1]) > preferred(best[0]): best = found[-1], weights, (a, b)
+            if best is None or preferred(found[-1]) > preferred(best[0]): best = found[-1], weights
         progress(name, done, len(places), f"best validation {100 * best[0]['validation']:.1f} %")
-    require(best is not None, "no layer and pooling gives features that differ between pictures; layer 0 with pooling 'last' alone does not")
-    chosen, weights, (a, b) = best
-    x = {s: np.ascontiguousarray(every[s][:, a, b]) for s in y}
+    chosen, weights = best
+    x = stored_features(stored, spec["features"], chosen["layer"], chosen["pooling"])
     write_json(folder / "sweep.json", found)
     np.save(folder / "said.npy", np.stack(said).astype(np.int16)) # what each of them says of validation and test: chapter 06 compares choices
     mean, deviation = weights[:2]
     write_json(folder / "briefly.json", {how: briefly(f(x["train"]), y["train"], f(x["validation"]), y["validation"], block["epochs"], classes, spec["seed"])
                                          for how, f in (("raw", lambda v: v), ("standardised", lambda v: (v - mean) / deviation))})
-    write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen, "trained": sum(w.size for w in weights[2:])}, meter)
+    write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")}, {"chosen": chosen, "features_sha256": features_sum(x), "trained": sum(w.size for w in weights[2:])}, meter)
     keep_head(folder / "model", spec, inputs, weights, chosen, report["classes"])
 
 # %% ../nbs/05_classifier.ipynb #6a8577a7
@@ -228,16 +242,16 @@ def with_head(spec: dict, inputs: list, vlm, labels, names: list, home: Path): #
     from peft.tuners.lora import LoraModel
     from flowers102_study.core.heads import VLMForImageClassification, described
     block, facts = spec["classifier"], json.loads((inputs[1] / "base.json").read_text())
-    a = int(np.argmax(block["layers"]))
-    x = np.ascontiguousarray(np.load(inputs[1] / "train.npy", mmap_mode="r")[:, a, block["pooling"].index("last")])
+    layer = max(block["layers"])
+    x = stored_features(inputs[1], spec["features"], layer, "last")["train"]
     (mean, deviation), strength = scale_of(x), sorted(block["strengths"])[len(block["strengths"]) // 2]
     (_, weights, biases, *_), = solve((x - mean) / deviation, labels, [strength], len(names))
-    model = VLMForImageClassification(described(facts, model_source(spec, inputs), home, names, layer=block["layers"][a], pooling="last", width=x.shape[1]))
+    model = VLMForImageClassification(described(facts, model_source(spec, inputs), home, names, layer=layer, pooling="last", width=x.shape[1]))
     with torch.no_grad():
         for parameter, value in zip((model.mean, model.deviation, *model.head.parameters()), (mean, deviation, weights, biases)): parameter.copy_(torch.from_numpy(value))
     vlm.net.requires_grad_(False)
     config = adapters(spec["sft"], vlm.family.tower)
-    config.layers_to_transform, config.layers_pattern = list(range(block["layers"][a])), "layers" # what lies above the head's layer would get no gradient
+    config.layers_to_transform, config.layers_pattern = list(range(layer)), "layers" # what lies above the head's layer would get no gradient
     return model.put_on(vlm.net).to(vlm.device), LoraModel(vlm.net, config, "default"), facts
 
 
@@ -306,15 +320,22 @@ def together(
 
 # %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
-    "Name the head arms, each with its base's arm."
+    "Name the heads on the language model's layers, each with its base's arm."
     return {f"{arm}-head": arm for arm in (run.sft["base"], sft_arm(run))}
 
 
-def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases`
+def controls(run: Run) -> dict: # {arm of the head: arm of its base}
+    "Name the heads on what the vision tower hands over, each with its base's arm."
+    return {f"{arm}-tower-head": arm for arm in bases(run).values()}
+
+
+def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
     "Describe the job that fits a head."
-    stored, block = features_job(run, bases(run)[arm]), {k: v for k, v in run.classifier.items() if k not in ("batch", "together", "adapters")}
+    stored, block = features_job(run, (bases(run) | controls(run))[arm]), {k: v for k, v in run.classifier.items() if k not in ("batch", "together", "adapters")}
     require(bool(block["layers"] and block["pooling"] and block["strengths"]) and min(block["strengths"]) > 0, "classifier.layers, pooling and strengths need values, strengths above 0")
+    require(min(block["layers"]) > 0 and "visual" in block["pooling"], "classifier.layers are the language model's own, 1 and up, and classifier.pooling holds 'visual': the heads on layer 0 are arms of their own")
     require(min(block["epochs"], run.classifier["batch"]) >= 1 and block["hidden"] >= 0, "classifier.epochs and batch must be at least 1, hidden at least 0")
+    if arm in controls(run): block |= {"layers": [0], "pooling": ["visual"]} # the other tokens are the same for every picture there
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec, "seed": run.settings["seed"]}
     return Job("flowers102_study.classifier:fit", run.arm(arm), spec, (data_job(run), stored) + stored.inputs[1:])
 
@@ -323,21 +344,21 @@ def together_job(run: Run) -> Job | None: # None: the profile leaves it out
     "Describe the job that trains a head and adapters together."
     if not run.classifier["together"]: return None
     alone = fit_job(run, f"{run.sft['base']}-head")
-    require("last" in run.classifier["pooling"] and max(run.classifier["layers"]) > 0, "classifier.together needs pooling 'last' and a layer above 0")
+    require("last" in run.classifier["pooling"], "classifier.together needs pooling 'last'")
     block = {k: run.sft[k] for k in ("rank", "batch", "at_once", "warmup", "decay", "checkpointing", "validate")} | {"tower": False, "rate": run.classifier["adapters"]}
     return Job("flowers102_study.classifier:together", run.arm(f"{run.sft['base']}-head.together"), alone.spec | {"sft": block, "steps": run.classifier["together"]}, alone.inputs)
 
 
 def jobs(run: Run) -> list:
     "List this stage's jobs: features, heads, and where the profile wants it a head with adapters."
-    arms = bases(run)
-    return [features_job(run, base) for base in arms.values()] + [fit_job(run, arm) for arm in arms] + [job for job in [together_job(run)] if job]
+    return ([features_job(run, base) for base in bases(run).values()] + [fit_job(run, arm) for arm in bases(run) | controls(run)]
+            + [job for job in [together_job(run)] if job])
 
 
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs."
-    n, width = expected(run)[0], 2560 if run.models[run.sft["base"]] != "pocket" else 96
-    stored = n * len(run.classifier["layers"]) * len(run.classifier["pooling"]) * width * 4
+    n, width = expected(run)[0], 2560 if run.models[run.sft["base"]] != "pocket" else run.pocket["width"]
+    stored = n * (1 + len(run.classifier["layers"])) * len(run.classifier["pooling"]) * width * 4
     if job.target.endswith(":fit"): return {"disk": n * 1e3, "host": 1e9 + 4 * n * width * 8, "gpu": 0}
     source = run.models[run.sft["base"]]
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}

@@ -15,7 +15,7 @@ import numpy as np
 
 from .ablation import seed_jobs
 from .baselines import arms, question_job
-from .classifier import bases, features_job, fit_job
+from .classifier import bases, controls, features_job, fit_job
 from .core.launch import Job
 from .core.metrics import brier, calibration_error, share
 from .core.paired import detectable, difference, difference_over_seeds, macro_difference, mcnemar, paired, possible_p, unpaired
@@ -29,12 +29,14 @@ LEVEL = .05 # of a test, where nothing else is said
 
 
 def comparisons(run: Run) -> list: # of {"hypothesis", "claim", "one", "two"}
-    "List the four comparisons; arm one is claimed to be better than arm two."
+    "List the comparisons; arm one is claimed to be better than arm two."
     base, tuned = run.sft["base"], sft_arm(run)
+    adds = "the language model adds to its own vision tower"
     return [{"hypothesis": "H1", "claim": "fine-tuning raises accuracy", "one": tuned, "two": base},
             {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{base}-head", "two": base},
             {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{tuned}-head", "two": tuned},
-            {"hypothesis": "H3", "claim": "a specialised base serves the head better", "one": f"{tuned}-head", "two": f"{base}-head"}]
+            {"hypothesis": "H3", "claim": "a specialised base serves the head better", "one": f"{tuned}-head", "two": f"{base}-head"},
+            *({"hypothesis": "H4", "claim": adds, "one": head, "two": control} for head, control in zip(bases(run), controls(run)))]
 
 # %% ../nbs/07_hypotheses.ipynb #0df6aa07
 def compare(
@@ -76,9 +78,9 @@ def asks_openly(run: Run) -> bool:
 
 
 def headline_jobs(run: Run) -> dict: # {arm: job}
-    "List the jobs of the four arms that the hypotheses compare."
+    "List the jobs of the arms that the hypotheses compare."
     found = {run.sft["base"]: question_job(run, run.sft["base"]), sft_arm(run): arm_job(run)}
-    return found | {head: fit_job(run, head) for head in bases(run)}
+    return found | {head: fit_job(run, head) for head in controls(run) | bases(run)}
 
 
 def judge_job(run: Run) -> Job:
@@ -107,6 +109,7 @@ def judge(
 ):
     "Test the hypotheses. A job."
     told, level = {p.name: read_predictions(p) for p in inputs[1:]}, spec["level"]
+    features = {p.name: read_result(p).get("features_sha256") for p in inputs[1:]} # of heads
     pairs, sums = read_audit(inputs[0])
     near = set(pairs[(pairs.split == "test") & (pairs.bits <= sums["bits"])].image_id)
     found = []
@@ -116,6 +119,8 @@ def judge(
         several = seed_differences([told[a] for a in spec["seeds"][asked["one"]]], [told[a] for a in spec["seeds"][asked["two"]]])
         found.append(asked | compare(one, two, level / len(spec["comparisons"])) | {"seeds": several, "without_near": difference(kept.one, kept.two) if len(kept) else None})
     for row, p in zip(found, holm([row["p"] for row in found])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
+    for row in found:
+        if features[row["one"]] and features[row["one"]] == features[row["two"]]: row["verdict"] = "no verdict" # one head, twice
     claims = {row["hypothesis"]: {"claim": row["claim"], "verdict": together([r["verdict"] for r in found if r["hypothesis"] == row["hypothesis"]])} for row in found}
     arms_of = {a for asked in spec["comparisons"] for a in (asked["one"], asked["two"])}
     wrong = np.stack([(told[a].label != told[a].prediction).to_numpy() for a in sorted(arms_of)])
@@ -199,7 +204,7 @@ def overlap(
 def cost(run: Run, arm: str) -> dict: # seconds, trained (parameters), joules (None without a GPU that measures it), parts: {what: seconds}
     "Add up what an arm of the hypotheses took."
     read = lambda job: json.loads((opened(job.out) / "result.json").read_text())
-    tuned, base = train_job(run), bases(run).get(arm)
+    tuned, base = train_job(run), (bases(run) | controls(run)).get(arm)
     made = [("fine-tuning", tuned)] if tuned and (arm == sft_arm(run) or base == sft_arm(run)) else []
     made += [("features", features_job(run, base)), ("fitting", fit_job(run, arm))] if base else [("answering", headline_jobs(run)[arm])]
     found = {what: read(job) for what, job in made}

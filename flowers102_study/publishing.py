@@ -21,7 +21,7 @@ from .core.keys import closure
 from .core.records import digest, read_predictions, write, write_json
 from .core.settings import Run, label_of, project_root, stages
 from .data import read_audit, read_index, read_report
-from .hypotheses import asks_openly, compare, reread, verdict
+from .hypotheses import asks_openly, compare, reread, seed_differences, verdict
 from .sft import sft_arm
 
 # %% ../nbs/publishing.ipynb #40fdafb2
@@ -79,6 +79,8 @@ def against_network(run: Run) -> dict: # as hypotheses.compare, with one, two an
     "Compare the arm with everything, fine-tuned and with a head, with the convolutional network."
     one, two = f"{sft_arm(run)}-head", "resnet50"
     found = compare(read_predictions(run.arm(one)), read_predictions(run.arm(two)), run.hypotheses["level"])
+    seeds = {arm: [read_predictions(p) for p in (run.arm(arm), *sorted(run.arm("").glob(f"{arm}.s[0-9]")))] for arm in (one, two)}
+    found |= {"seeds": seed_differences(*seeds.values()), "accuracies": {arm: [float((f.label == f.prediction).mean()) for f in frames] for arm, frames in seeds.items()}}
     original = json.loads((project_root() / "report" / "results" / "original.json").read_text())
     return found | {"one": one, "two": two, "verdict": verdict(found["effect"], found["p"], run.hypotheses["level"]), "reported": reread(original, [("Qwen3-VL-4B SFT + head", "ResNet50")])[0]}
 

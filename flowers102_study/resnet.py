@@ -334,8 +334,12 @@ def arm_specs(run: Run) -> dict: # {arm: spec}
     require(0 < block["mixed"] <= 1 and 0 <= block["jitter"] < 1 and block["width"] >= 1, "resnet.mixed is a share above 0, resnet.jitter one below 1, resnet.width at least 1")
     alphas = {"mixup": ["mixup"], "cutmix": ["cutmix"], "mixcut": ["mixup", "cutmix"]} # what a mode does not use must not retrain it
     used = lambda mode: {k: v for k, v in block.items() if k not in ("mixup", "cutmix", "mixed") or k in alphas.get(mode, []) or k == "mixed" and mode in alphas}
+    seeds = dict.fromkeys(modes, run.settings["seed"])
+    if "resnet" in run.ablation["seeded"]:
+        seeds |= {f"resnet50.s{k}": seed for k, seed in enumerate(run.ablation["seeds"], 1)}
     extra = {"weights": listing_sum(block["model"])}
-    return {arm: {"seed": run.settings["seed"], "resnet": used(mode) | {"mode": mode}} | extra for arm, mode in modes.items()}
+    mode_of = lambda arm: modes.get(arm, block["mode"])
+    return {arm: {"seed": seed, "resnet": used(mode_of(arm)) | {"mode": mode_of(arm)}} | extra for arm, seed in seeds.items()}
 
 
 def jobs(run: Run) -> list:

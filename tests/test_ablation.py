@@ -104,13 +104,33 @@ def test_summary_is_the_records(run):
 
 
 def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
-    other = run.changed({"ablation.seeded": ["sft", "head"]})
-    by_arm = ablation.seed_jobs(other)
-    assert {arm: [j.name for j in jobs] for arm, jobs in by_arm.items()} == {a: [f"{a}.s1"] for a in ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")}
+    by_arm = ablation.seed_jobs(run)
+    tuned = ("qwen3-vl-4b-sft", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-sft-tower-head")
+    assert {arm: [j.name for j in jobs] for arm, jobs in by_arm.items()} == {a: [f"{a}.s1"] for a in tuned} # nothing of the base is trained again
     read = {job.name for job in ablation.everything(by_arm["qwen3-vl-4b-sft-head"][0]).values()}
     assert "qwen3-vl-4b-sft.s1" in read # features of the model that was trained with the other seed
     features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
     assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run) # the same pictures
+    resting = ablation.seed_jobs(run.changed({"sft.tower": False}))
+    assert set(resting) == set(tuned[:2]) # the tower of a model whose tower rests is the base's
+    summary = json.loads((run.folder / "ablation/ablation.json").read_text())
+    assert {arm: len(s["accuracies"]) for arm, s in summary["seeds"].items()} == dict.fromkeys(tuned, 2)
+
+
+def test_every_seed_is_a_training(run):
+    from flowers102_study.core.records import sha256
+    from flowers102_study.resnet import jobs
+    for one, two in (("models/qwen3-vl-4b-sft", "models/qwen3-vl-4b-sft.s1"), ("arms/resnet50/model", "arms/resnet50.s1/model")):
+        assert sha256(run.folder / one / "model.safetensors") != sha256(run.folder / two / "model.safetensors")
+    one, two = ({job.name: job for job in jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
+    assert two.spec == one.spec | {"seed": 43} and not any(".s1" in job.name for job in jobs(run.changed({"ablation.seeded": ["sft"]})))
+
+
+def test_heads_read_the_language_model_and_their_controls_the_tower(run):
+    read = lambda arm: json.loads((run.arm(arm) / "result.json").read_text())
+    for head in classifier.bases(run): assert read(head)["chosen"]["layer"] in run.classifier["layers"] and 0 not in run.classifier["layers"]
+    for control in classifier.controls(run): assert (read(control)["chosen"]["layer"], read(control)["chosen"]["pooling"]) == (0, "visual")
+    with pytest.raises(ValueError, match="1 and up"): classifier.jobs(run.changed({"classifier.layers": [0, 2]}))
 
 
 def test_models_of_the_ablations(run):

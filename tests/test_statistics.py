@@ -244,15 +244,20 @@ def judged(tmp_path): # four arms with known outcomes, and an audit that names o
     right = {"base": rng.random(400) < .3, "tuned": rng.random(400) < .6, "head": rng.random(400) < .3, "tuned-head": rng.random(400) < .1}
     right["tuned"][0], right["base"][0] = True, False
     right["tuned.s1"] = np.roll(right["tuned"], 1)
+    right["control"] = ~right["head"] # better by far, and no verdict: it is said to be fitted on the head's own features
+    right["control"][:100] = False
+    features = {"head": "a", "control": "a", "tuned-head": "b"}
     for arm, ok in right.items():
+        (tmp_path / arm).mkdir()
+        write_json(tmp_path / arm / "result.json", {"features_sha256": features[arm]} if arm in features else {})
         write_predictions(tmp_path / arm, {"image_id": ids, "split": ["test"] * 400, "label": labels, "prediction": np.where(ok, labels, -1)})
         seal(tmp_path / arm)
     (tmp_path / "audit").mkdir()
     pd.DataFrame({"image_id": ["0000", "0001", "0002"], "split": ["test", "test", "validation"], "bits": [3, 9, 0]}).to_parquet(tmp_path / "audit/audit.parquet")
     write_json(tmp_path / "audit/audit.json", {"bits": 6})
     seal(tmp_path / "audit")
-    pairs = [("H1", "tuned", "base"), ("H2", "head", "base"), ("H2", "tuned-head", "tuned"), ("H3", "tuned-head", "head")]
-    spec = {"comparisons": [{"hypothesis": h, "claim": h, "one": a, "two": b} for h, a, b in pairs], "level": .05, "seeded": ["sft"], "seeds": {"base": ["base"], "tuned": ["tuned", "tuned.s1"], "head": ["head"], "tuned-head": ["tuned-head"]}, "drawn": True}
+    pairs = [("H1", "tuned", "base"), ("H2", "head", "base"), ("H2", "tuned-head", "tuned"), ("H3", "tuned-head", "head"), ("H4", "control", "head")]
+    spec = {"comparisons": [{"hypothesis": h, "claim": h, "one": a, "two": b} for h, a, b in pairs], "level": .05, "seeded": ["sft"], "seeds": {"base": ["base"], "tuned": ["tuned", "tuned.s1"], "head": ["head"], "tuned-head": ["tuned-head"], "control": ["control"]}, "drawn": True}
     (tmp_path / "out").mkdir()
     judge(spec, [tmp_path / "audit", *(tmp_path / arm for arm in right)], tmp_path / "out")
     return json.loads((tmp_path / "out/hypotheses.json").read_text()), right
@@ -262,9 +267,10 @@ def test_verdicts_of_arms_with_known_outcomes(judged):
     told, right = judged
     rows = {(r["one"], r["two"]): r for r in told["comparisons"]}
     assert [told["hypotheses"][h]["verdict"] for h in ("H1", "H2", "H3")] == ["supported", "not supported", "not supported"] # what fails is said to fail
+    assert rows["control", "head"]["effect"] > .3 and rows["control", "head"]["verdict"] == "no verdict" and told["hypotheses"]["H4"]["verdict"] == "undecided"
     assert rows["head", "base"]["verdict"] == "undecided" and rows["tuned-head", "tuned"]["effect"] < -.3
     assert np.allclose([r["holm_p"] for r in told["comparisons"]], stepped_down(np.array([[r["p"] for r in told["comparisons"]]]))[0])
-    assert told["near"] == 1 and told["missed_by_all"] == [f"{i:04}" for i in np.flatnonzero(~np.any([right[a] for a in ("base", "tuned", "head", "tuned-head")], 0))]
+    assert told["near"] == 1 and told["missed_by_all"] == [f"{i:04}" for i in np.flatnonzero(~np.any([right[a] for a in ("base", "tuned", "head", "tuned-head", "control")], 0))]
     without = rows["tuned", "base"]["without_near"] # the picture that it has right and the base has not is the one that is near
     assert without["n"] == 399 and math.isclose(without["value"] * 399, rows["tuned", "base"]["effect"] * 400 - 1)
     seeds = rows["tuned", "base"]["seeds"]
