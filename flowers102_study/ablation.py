@@ -209,11 +209,11 @@ def jobs(run: Run) -> list:
 
 
 def in_turn(run: Run, todo: list, title: str):
-    "Run jobs that are not done, each after those that it reads."
+    "Run jobs, each after those that it reads; those that are ready at the same time side by side."
     done = [job for job in todo if job.done()]
     if done: print(f"{len(done)} of {len(todo)} jobs were done before")
-    todo = [job for job in todo if job not in done]
-    while todo:
+    if len(done) == len(todo): return
+    while todo: # done or not: a job is among the same others in every run
         waiting = {job.out for job in todo}
         ready = [job for job in todo if not any(i.out in waiting for i in job.inputs)]
         alone = [job for job in ready if job.single]

@@ -80,8 +80,9 @@ def suited(
         require(not minutes, "--minutes is for pictures of your own: --data FOLDER")
         return "pocket", {}, ""
     source = data_source(data)
-    require(Path(source).is_dir() or not minutes, "--minutes needs a folder: how many pictures there are elsewhere is not known beforehand")
-    if not Path(source).is_dir(): return "photos", {}, f"{data}: the profile photos, as it is"
+    if not Path(source).is_dir():
+        require(not minutes, "--minutes needs a folder: how many pictures there are elsewhere is not known beforehand")
+        return "photos", {}, f"{data}: the profile photos, as it is"
     from flowers102_study.core.sources import collect
     pictures = collect({"source": source, "split": "study"}, 0, None).pictures
     steps = steps_for(len(pictures), minutes)

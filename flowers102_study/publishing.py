@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORDS', 'SOURCES', 'published_arms', 'executed', 'collect', 'circumstances', 'against_network', 'typeset',
-           'write_paper', 'publish', 'execute_in_place', 'rendered']
+           'write_paper', 'paper_run', 'publish', 'execute_in_place', 'rendered']
 
 # %% ../nbs/publishing.ipynb #29ae3600
 import json
@@ -89,9 +89,10 @@ def typeset(
     root: Path, # holds report/paper.typ, report/results/<name>/ and figures/<name>/
     name: str, # of a run
 ) -> bytes: # a PDF
-    "Set the paper of one run."
+    "Set the paper of one run; the one on photographs has a section on drawn flowers, where their run is published beside it."
     import typst
-    return typst.compile(str(root / "report" / "paper.typ"), root=str(root), sys_inputs={"run": name}, timestamp=0, ignore_system_fonts=True)
+    beside = "pocket" if name == "photos" and (root / "report" / "results" / "pocket" / "index.json").exists() else ""
+    return typst.compile(str(root / "report" / "paper.typ"), root=str(root), sys_inputs={"run": name, "beside": beside}, timestamp=0, ignore_system_fonts=True)
 
 
 SOURCES = ("paper.typ", "references.bib", "results/original.json") # under report/
@@ -114,13 +115,24 @@ def write_paper(run: Run) -> Path | None: # runs/<name>/paper.pdf; None for a ru
     return out
 
 
+def paper_run(
+    root: Path, # holds report/results/<name>/
+    name: str, # of a run that is published
+) -> str: # the name of the run whose paper report/paper.pdf is; another run's own name
+    "Choose what the study's paper is about: the published models before photographs, photographs before drawings."
+    own = ("paper", "photos", "pocket")
+    if name not in own: return name
+    return next(run for run in own if (root / "report" / "results" / run / "index.json").exists())
+
+
 def publish(run: Run) -> list: # figures/<name>, report/results/<name>, and the paper: report/paper.pdf of the study's own runs, report/<name>.pdf of another
     "Copy a finished run's figures and records to where they are committed, and set the paper from them."
     root = project_root()
-    figures, records, paper = root / "figures" / run.name, root / "report" / "results" / run.name, root / "report" / f"{'paper' if run.name in ('pocket', 'paper') else run.name}.pdf"
+    figures, records = root / "figures" / run.name, root / "report" / "results" / run.name
     collect(run, figures, records)
     if not (root / "report" / "paper.typ").exists() or not asks_openly(run): return [figures, records]
-    write(paper, typeset(root, run.name))
+    paper = root / "report" / f"{'paper' if run.name in ('pocket', 'photos', 'paper') else run.name}.pdf"
+    write(paper, typeset(root, paper_run(root, run.name)))
     return [figures, records, paper]
 
 # %% ../nbs/publishing.ipynb #f8e476c5

@@ -2,6 +2,7 @@
 
     python tests/kill.py 10 resnet     ten kills of the CNN's training, half of them after the first checkpoint
     python tests/kill.py 10 sft        ten kills of the fine-tuning of all weights, or with `lora` of adapters
+    python tests/kill.py 10 photos     the same with the recipe for photographs: Muon, augmentation, a guide
 """
 import os
 import random
@@ -9,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 from flowers102_study import baselines, data, prompts, resnet, sft
@@ -17,32 +18,42 @@ from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import open_run
 
-STAGES = { # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, seconds to the first one
-    "resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0], "model/model.safetensors", "*.sha256", 4.),
-    "sft": ({"sft.steps": 48, "sft.validate": 12}, sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 9.),
-    "lora": ({"sft.steps": 48, "sft.validate": 12, "sft.method": "lora"}, sft.train_job, "adapter_model.safetensors", "checkpoint-*/manifest.json", 9.)}
+PHOTOS = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True,
+          "sft.jitter": .3, "sft.smoothing": .05, "sft.guide": .3} # small, and with every setting of the profile `photos` that could forget something
+SFT = (sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 12)
+STAGES = { # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs to the first one
+    "resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0], "model/model.safetensors", "*.sha256", 1),
+    "sft": ({"sft.steps": 48, "sft.validate": 4}, *SFT),
+    "photos": (PHOTOS | {"sft.steps": 48, "sft.validate": 4}, *SFT),
+    "lora": ({"sft.steps": 48, "sft.validate": 4, "sft.method": "lora"}, sft.train_job, "adapter_model.safetensors", "checkpoint-*/manifest.json", 12)}
 
 
 def said(log: Path, job) -> list: # epochs or steps, in order
     return [int(line.split(" | ")[1].split("/")[0]) for line in log.read_text().splitlines() if line.startswith(f"» {job.name}")]
 
 
-def killed(run, job, pattern: str, after_checkpoint: bool, first: float, rng: random.Random) -> tuple: # (seconds until the kill, checkpoints there were)
-    "Start the training job and kill it, before its first checkpoint (about `first` seconds) or some time after it."
+class Until(Board):
+    "Tells when a job has come to a step."
+    def __init__(self, step: int):
+        super().__init__([])
+        self.step, self.there = step, threading.Event()
+
+    def take(self, line: str):
+        if line.startswith("» ") and int(line.split(" | ")[1].split("/")[0]) >= self.step: self.there.set()
+
+
+def killed(run, job, pattern: str, step: int) -> int: # whole checkpoints that there were
+    "Start the training job and kill it when it has come to a step; 0: while it starts."
     prepare(job)
     run.logs.mkdir(parents=True, exist_ok=True)
     with open(run.logs / "kill.log", "a") as log:
-        child, started = start_lane(run, [job], "kill", log, Board([])), time.time()
-        checkpoints = lambda: len(list(job.out.with_name(job.name + ".partial").glob(f"checkpoints/{pattern}")))
-        if after_checkpoint:
-            while not checkpoints() and child.poll() is None: time.sleep(.01)
-            time.sleep(rng.uniform(0, 1.5))
-        else: time.sleep(rng.uniform(.3, .95) * first)
+        until = Until(step)
+        child = start_lane(run, [job], "kill", log, until, 1)
+        if step: assert until.there.wait(300), "the job did not come so far"
         os.killpg(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL, "the job had ended before it was killed"
-        there = checkpoints()
         child.reader.join(5)
-    return time.time() - started, there
+        return len(list(job.out.with_name(job.name + ".partial").glob(f"checkpoints/{pattern}")))
 
 
 def main(times: int, stage: str = "resnet", seed: int = 0):
@@ -61,13 +72,15 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
     for number in range(times):
         shutil.rmtree(job.out)
         shutil.rmtree(run.logs)
-        seconds, there = killed(run, job, pattern, number % 2 == 0, first, rng)
+        last = run.sft["steps"] if stage != "resnet" else run.resnet["epochs"]
+        step = rng.randrange(first + 1, last * 3 // 4) if number % 2 == 0 else rng.randrange(first)
+        there = killed(run, job, pattern, step)
         run_jobs(run, [job], "again")
         again = said(run.logs / "again.log", job)
         if there: assert min(again) > 1, "it began anew instead of going on"
         if number % 2 == 0: assert there
         same = sha256(job.out / weights) == expected
-        print(f"kill {number + 1} of {stage}: after {seconds:.1f} s, {there} checkpoint(s) there, went on at {min(again)}: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True)
+        print(f"kill {number + 1} of {stage}: at {step or 'the start'}, {there} checkpoint(s) there, went on at {min(again)}: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True)
         assert same
     shutil.rmtree(root)
 

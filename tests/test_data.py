@@ -101,6 +101,27 @@ def test_download_refuses_other_bytes_and_says_what_to_do_without_a_network(site
     with pytest.raises(SettingsError, match="Without a network"): sources.download_oxford(tmp_path / "b", "http://127.0.0.1:9/", sums)
 
 
+def test_a_download_that_is_cut_goes_on(tmp_path, capsys):
+    content, asked = np.random.default_rng(0).bytes(5 << 20), []
+    class Cutting(http.server.BaseHTTPRequestHandler): # sends two of five megabytes at a time, and breaks off
+        protocol_version, log_message = "HTTP/1.1", lambda *_: None
+        def do_GET(self):
+            asked.append(start := int(self.headers.get("Range", "bytes=0-")[6:-1]))
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start:start + (2 << 20)])
+            self.close_connection = True
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cutting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/flowers.bin"
+    with pytest.raises(OSError): sources.fetch(address, str(tmp_path / "out"), None, tries=1) # a call that has no patience
+    sources.fetch(address, str(tmp_path / "out"), None, tries=2) # the next one goes on
+    server.shutdown()
+    assert (tmp_path / "out").read_bytes() == content and len(asked) == 3 and 0 == asked[0] < asked[1] < asked[2]
+    assert "5/5 | MB of flowers.bin" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("split, counts", [("study", (36, 12, 12)), ("official", (12, 12, 36))])
 def test_oxfords_layout(tmp_path, split, counts):
     oxford_layout(tmp_path / "layout")

@@ -56,3 +56,17 @@ def test_a_thousand_classes_are_asked_about(study):
     report = json.loads((study / "runs/many/data/report.json").read_text())
     assert len(report["classes"]) == 1000 and report["counts"] == {"train": 2000, "validation": 1000, "test": 1000}
     assert "tell 1000 classes of many apart?</h1>" in (study / "runs/many/index.html").read_text()
+
+
+def test_a_recipe_by_number_and_minutes(study):
+    class_folders(study / "few", classes=3, each=12)
+    plan = lambda *words, **how: call(study, "flowers102-study", "run", "data", "--data", "few", *words, **how)
+    told = plan("--dry-run").stdout
+    assert told.startswith("36 pictures of 3 classes: the profile photos, with ") and "profile photos, data few" in told and not (study / "runs").exists()
+    steps = lambda told: int(told.split(" steps of fine-tuning")[0].rpartition(" ")[2].replace(",", ""))
+    assert steps(plan("--dry-run", "--minutes", "30").stdout) > steps(told)
+    refused = plan("--dry-run", "--minutes", "2", check=False)
+    assert refused.returncode == 2 and "2 minutes are too few for 36 pictures; about" in refused.stderr
+    plan("--set", "sft.steps=7") # what is asked for by itself stands
+    run = json.loads((study / "runs/photos-few/run.json").read_text())
+    assert run["profile"] == "photos" and run["overrides"]["sft.steps"] == 7 and run["overrides"]["resnet.steps"] > 7

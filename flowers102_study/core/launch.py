@@ -118,12 +118,13 @@ INHERITED = ("OMP_PROC_BIND", # would bind all processes to one core
              "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") # of a launcher around us
 
 
-def environment(run: Run) -> dict: # for subprocess
+def environment(run: Run, threads: int) -> dict: # for subprocess; threads: of each process
     "Return a child's environment: threads set on purpose, no other framework's, the package importable."
-    threads = str(run.launch["threads"])
+    threads = str(threads)
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH")]))
     fixed = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
              "TOKENIZERS_PARALLELISM": "false"}
+    if int(threads) > (os.cpu_count() or 1): fixed |= {"OMP_WAIT_POLICY": "passive"} # threads that share a core must not wait by spinning
     config = accelerate_config(run.launch["config"])
     if config["distributed_type"] == "FSDP" and not devices() and processes(run) > 1: # on GPUs accelerate's launcher says the same
         fixed |= {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value) for key, value in config["fsdp_config"].items()}
@@ -290,18 +291,20 @@ def run_jobs(
         for job in jobs:
             if job.done() or not prepare(job): board.say(job.name, "done before")
             else: waiting.append(job)
-        if waiting: work_off(run, waiting, title, board)
+        alone_here = len(jobs) == 1 and not jobs[0].single and processes(run) == 1
+        threads = run.launch["alone" if alone_here else "threads"] # by what was asked, not by what is left: other threads are other last bits
+        if waiting: work_off(run, waiting, title, board, threads)
     undone = [job.name for job in waiting if not job.done()]
     if undone: raise RuntimeError(f"{title} ended, and {', '.join(undone)} is not there; see {shown(run.logs / f'{title}.log')}")
 
 # %% ../../nbs/core/launch.ipynb #92c5104a
-def work_off(run: Run, jobs: list, title: str, board: Board):
+def work_off(run: Run, jobs: list, title: str, board: Board, threads: int):
     "Start the lanes, wait, and raise RuntimeError with a child's own words if one fails."
     log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single), len(jobs))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
         cuts = [len(jobs) * i // side_by_side for i in range(side_by_side + 1)] # neighbours stay together: they may share a model
-        children = [start_lane(run, jobs[a:b], f"{title}.{i}", file, board) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
+        children = [start_lane(run, jobs[a:b], f"{title}.{i}", file, board, threads) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
         try: failed = wait(children)
         finally: stop(children)
     if failed:
@@ -335,11 +338,11 @@ def say_missing(
     if before: print(f"what comes before is not there yet, or was made with other settings ({', '.join(before)}); run: {run.command(' '.join(before))}")
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
-def start_lane(run: Run, jobs: list, title: str, log, board: Board):
+def start_lane(run: Run, jobs: list, title: str, log, board: Board, threads: int):
     "Start one child on a list of jobs, and a thread that reads what it says."
     plan = run.logs / f"{title}.json"
     write_json(plan, [dict(target=j.target, out=str(j.out), spec=j.spec, inputs=[str(i.out) for i in j.inputs], key=j.key()) for j in jobs])
-    process = subprocess.Popen(command(run, plan, jobs[0].single), env=environment(run), cwd=run.folder, stdout=subprocess.PIPE,
+    process = subprocess.Popen(command(run, plan, jobs[0].single), env=environment(run, threads), cwd=run.folder, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=with_parent)
     process.words = []
     def read():

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAMES', 'LABELS', 'Unreadable', 'read_rgb',
-           'on_white', 'squared', 'Picture', 'Collection', 'download_oxford', 'unpack', 'oxford_names',
-           'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures', 'drawn_counts', 'draw_class',
-           'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
+           'on_white', 'squared', 'Picture', 'Collection', 'fetch', 'append', 'download_oxford', 'unpack',
+           'oxford_names', 'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures',
+           'drawn_counts', 'draw_class', 'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
 
 # %% ../../nbs/core/sources.ipynb #f8ac6d1f
 import functools
 import io
+import os
 import re
 import tarfile
 import time
@@ -98,6 +99,40 @@ SUMS = {"102flowers.tgz": "52808999861908f626f3c1f4e79d11fa", "imagelabels.mat":
         "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"}
 
 
+def fetch(
+    address: str, # of a file
+    out: str, # where it is wanted, when it is whole
+    pool, # pooch's own; its folder keeps the part that has come
+    tries: int = 4, # of a connection that breaks
+):
+    "Download a file, going on where an earlier try was cut. A downloader for pooch."
+    import requests
+    name = address.rpartition("/")[2]
+    part = Path(out).parent / f"{name}.part"
+    for left in reversed(range(tries)):
+        try: append(requests, address, part, name)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+            if not left: raise
+        else: break
+    os.replace(part, out)
+
+
+def append(requests, address: str, part: Path, name: str):
+    "Add what is missing to a part of a file."
+    have = part.stat().st_size if part.exists() else 0
+    with requests.get(address, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=60) as reply:
+        if reply.status_code == 416: return # nothing is missing
+        reply.raise_for_status()
+        if reply.status_code != 206: have = 0 # a server that sends the whole file again
+        whole = have + int(reply.headers.get("Content-Length", 0))
+        with open(part, "ab" if have else "wb") as file:
+            for chunk in reply.iter_content(1 << 20):
+                file.write(chunk)
+                have += len(chunk)
+                progress("data", have >> 20, max(whole, have) >> 20, f"MB of {name}")
+    if have < whole: raise requests.ConnectionError(f"{name} ended after {have:,} of {whole:,} bytes")
+
+
 def download_oxford(
     folder: Path, # where the layout will be: jpg/, imagelabels.mat, setid.mat
     base: str = OXFORD, # address of the three files
@@ -106,7 +141,7 @@ def download_oxford(
     "Download, check and unpack Oxford Flowers102, unless it is there already."
     import pooch
     if sealed(folder): return folder
-    try: paths = {name: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder)) for name, md5 in sums.items()}
+    try: paths = {name: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder, downloader=fetch)) for name, md5 in sums.items()}
     except OSError as error: # requests' errors too
         raise SettingsError(f"could not download Flowers102 from {base} ({error}). Without a network: choose data=drawn, or point "
                             "data= at a folder that holds jpg/, imagelabels.mat and setid.mat") from error
