@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHOWN', 'cut_from', 'cut_splits', 'phash', 'near_pairs', 'read_one', 'read_all', 'prepare_data', 'class_notes',
            'check_cut', 'write_dataset', 'audit', 'hash_pairs', 'data_job', 'jobs', 'audit_job', 'expected', 'needs',
-           'read_report', 'read_audit', 'read_index', 'read_pixels', 'neighbours', 'pair_pictures']
+           'read_report', 'read_audit', 'read_index', 'read_pixels', 'read_whole', 'neighbours', 'pair_pictures']
 
 # %% ../nbs/00_data.ipynb #bfcb3e17
 import hashlib
@@ -84,20 +84,21 @@ def near_pairs(
     return rows[order], columns[order], bits[order], flipped[order]
 
 # %% ../nbs/00_data.ipynb #dca18d99
-def read_one(task) -> tuple: # (pixels, png, hashes, (width, height)), or the reason why not
+def read_one(task) -> tuple: # (pixels, png, hashes, (width, height), the whole picture), or the reason why not
     "Read, square, encode and hash one picture; for a process pool."
-    source, size = task
+    source, size, crop = task
     try: picture = Image.fromarray(source) if isinstance(source, np.ndarray) else read_rgb(source)
     except (Unreadable, OSError) as error: return str(error)
-    pixels, buffer = squared(picture, size), io.BytesIO()
+    pixels, buffer = squared(picture, size, crop), io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    return pixels, buffer.getvalue(), phash(pixels), picture.size
+    whole = squared(picture, round(size / crop)) if crop < 1 else pixels
+    return pixels, buffer.getvalue(), phash(pixels), picture.size, whole
 
 
 def read_all(pictures: list, block: dict, pool) -> tuple: # (the readable ones, what read_one returned of them, the reasons)
     "Read every picture; name and leave out the unreadable ones, or refuse them all, as the profile says."
     kept, read, left_out = [], [], []
-    tasks = ((p.source, block["size"]) for p in pictures)
+    tasks = ((p.source, block["size"], block["crop"]) for p in pictures)
     for done, (picture, result) in enumerate(zip(pictures, pool.map(read_one, tasks, chunksize=32)), 1):
         if isinstance(result, str): left_out.append({"image_id": picture.image_id, "reason": result})
         else: kept.append(picture); read.append(result)
@@ -131,6 +132,7 @@ def prepare_data(
     order = index.sort_values(["split", "image_id"]).index
     index, read = index.loc[order].reset_index(drop=True), [read[i] for i in order]
     write_dataset(folder, index, read, classes)
+    if block["crop"] < 1: np.save(folder / "pixels" / "whole.npy", np.stack([read[i][4] for i in np.flatnonzero(index.split == "train")]))
     index.to_parquet(folder / "index.parquet", index=False)
     write_json(folder / "report.json", {
         "origin": found.origin, "classes": classes, "size": block["size"], "split": block["split"],
@@ -206,6 +208,7 @@ def data_job(run: Run) -> Job: # what every later stage has among its inputs
     one_of(block["unreadable"], ("leave out", "refuse"), "value of data.unreadable")
     require(block["size"] >= 8, "data.size must be at least 8 pixels")
     require(0 < block["test"] < 1, "data.test is a share: between 0 and 1")
+    require(.2 <= block["crop"] <= 1, "data.crop is a share of a picture's width and height: from 0.2 to 1")
     require(min(block["validation"], block["tested"]) >= 1, "data.validation and data.tested must be at least 1")
     used = {k: v for k, v in block.items() if k != "near"}
     return Job("flowers102_study.data:prepare_data", run.data_folder, {"seed": run.settings["seed"], "data": used, "listing": listing_sum(block["source"])}, single=True)
@@ -265,6 +268,13 @@ def read_pixels(
 ) -> np.ndarray: # (n, size, size, 3) uint8, mapped into memory, in the order of the index
     "Map the pixels of one split."
     return np.load(opened(folder) / "pixels" / f"{split}.npy", mmap_mode="r")
+
+
+def read_whole(
+    folder: Path, # a run's data
+) -> np.ndarray: # (n, size, size, 3) uint8, mapped into memory, in the order of the index
+    "Map the training pictures with what `data.crop` cuts off, for trainings that crop anew in every pass."
+    return read_pixels(folder, "whole" if (opened(folder) / "pixels" / "whole.npy").exists() else "train")
 
 # %% ../nbs/00_data.ipynb #195d8fff
 def neighbours(

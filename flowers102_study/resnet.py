@@ -24,7 +24,7 @@ from .core.settings import Run, SettingsError, one_of, require
 from .core.tracking import Curves
 from .core.views import MODES, normalised, resized, to_input, training_batch
 from .core.sources import listing_sum
-from .data import audit_job, data_job, expected, read_audit, read_index, read_pixels, read_report
+from .data import audit_job, data_job, expected, read_audit, read_index, read_pixels, read_report, read_whole
 
 # %% ../nbs/08_resnet.ipynb #34025ad8
 def pocket_sizes(width: int) -> dict: # channels of the first of four stages, each of one basic block
@@ -216,10 +216,15 @@ def load_state(folder: Path, accelerator, model, optimizer, average: list, best:
     return state
 
 # %% ../nbs/08_resnet.ipynb #412148ef
-def load_split(folder: Path, split: str, device): # (pixels uint8 (n, h, w, 3), labels) tensors
+def load_split(
+    folder: Path, # a run's data
+    split: str,
+    device,
+    whole: bool = False, # training pictures with what `data.crop` cuts off
+) -> tuple: # (pixels uint8 (n, h, w, 3), labels) tensors
     "Put one split on the device, as bytes: 448-pixel Flowers102 is under 5 GB."
     import torch
-    pixels = torch.from_numpy(np.array(read_pixels(folder, split)))
+    pixels = torch.from_numpy(np.array(read_whole(folder) if whole else read_pixels(folder, split)))
     return pixels.to(device), torch.from_numpy(read_index(folder, split).label.to_numpy(copy=True)).to(device)
 
 # %% ../nbs/08_resnet.ipynb #58820224
@@ -253,7 +258,7 @@ def train(
     set_seed(spec["seed"])
     torch.backends.cudnn.benchmark = True # fast, and so not the same to the last bit on a GPU
     names = read_report(source)["classes"]
-    parts = {s: load_split(source, s, accelerator.device) for s in ("train", "validation", "test")}
+    parts = {s: load_split(source, s, accelerator.device, s == "train" and block["mode"] != "none") for s in ("train", "validation", "test")}
     model, optimizer = wrap(accelerator, build_model(block, names), block)
     counts = {"parameters": sum(p.numel() for p in model.parameters()), "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     state, best = fit(accelerator, model, optimizer, parts, len(names), spec, folder)
@@ -331,6 +336,7 @@ def arm_specs(run: Run) -> dict: # {arm: spec}
     require(min(block["epochs"], block["batch"], block["size"] // 8) >= 1, "resnet.epochs and resnet.batch must be at least 1, resnet.size at least 8")
     require(min(block["mixup"], block["cutmix"], block["rate"]) > 0, "resnet.mixup, resnet.cutmix and resnet.rate must be above 0")
     require(all(0 <= block[k] < 1 for k in ("warmup", "smoothing", "average")), "resnet.warmup, smoothing and average are shares: from 0 to below 1")
+    require(.05 <= block["area"] <= 1, "resnet.area is a share of a picture's area: from 0.05 to 1")
     require(0 < block["mixed"] <= 1 and 0 <= block["jitter"] < 1 and block["width"] >= 1, "resnet.mixed is a share above 0, resnet.jitter one below 1, resnet.width at least 1")
     alphas = {"mixup": ["mixup"], "cutmix": ["cutmix"], "mixcut": ["mixup", "cutmix"]} # what a mode does not use must not retrain it
     used = lambda mode: {k: v for k, v in block.items() if k not in ("mixup", "cutmix", "mixed") or k in alphas.get(mode, []) or k == "mixed" and mode in alphas}

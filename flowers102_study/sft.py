@@ -24,7 +24,7 @@ from .core.shards import model_source
 from .core.sources import listing_sum
 from .core.training import answer_loss, arguments, checkpoints, few, joined, keeper, line_up, newest, optimizers, share_out, taught, trace, train_along, watcher
 from .core.views import augmented
-from .data import data_job, expected, read_index, read_pixels, read_report
+from .data import data_job, expected, read_index, read_pixels, read_report, read_whole
 from .prompts import prompts_job, read_prompts
 
 # %% ../nbs/04_sft.ipynb #342e53af
@@ -112,9 +112,14 @@ def validation_accuracy(
     return float(accelerator.reduce(torch.tensor(float(right), device=accelerator.device), "sum")) / n
 
 # %% ../nbs/04_sft.ipynb #3b8a7392
-def read_lessons(data: Path, prompts: Path, split: str) -> tuple: # (rows of the open question, pixels in the same order)
+def read_lessons(
+    data: Path, # a run's data
+    prompts: Path, # its questions
+    split: str,
+    whole: bool = False, # training pictures with what `data.crop` cuts off
+) -> tuple: # (rows of the open question, pixels in the same order)
     "Read a split's questions, with the pictures that they are about."
-    rows, pixels = read_prompts(prompts, "open-qa", split), read_pixels(data, split)
+    rows, pixels = read_prompts(prompts, "open-qa", split), read_whole(data) if whole else read_pixels(data, split)
     place = {image: i for i, image in enumerate(read_index(data, split).image_id)}
     order = np.array([place[r["image_id"]] for r in rows])
     return rows, pixels if (order == np.arange(len(order))).all() else pixels[order]
@@ -122,7 +127,7 @@ def read_lessons(data: Path, prompts: Path, split: str) -> tuple: # (rows of the
 
 def lessons(spec: dict, inputs: list) -> tuple: # (rows, [(pixels, place) of each row's picture])
     "List what is taught: the training pictures or some of each class, and the mixed ones where they are wanted."
-    rows, pixels = read_lessons(*inputs[:2], "train")
+    rows, pixels = read_lessons(*inputs[:2], "train", spec["sft"]["augment"])
     chosen = few([r["label"] for r in rows], spec["sft"]["shots"], spec["seed"])
     rows, shown = [rows[i] for i in chosen], [(pixels, i) for i in chosen]
     if not spec["sft"]["mixed"]: return rows, shown
@@ -167,7 +172,7 @@ def train(
     def collate(places): # in the line
         some = line[places]
         passes = np.array(places) // (len(rows) // batch * batch)
-        seen = augmented(pictures(some), some, size, block["jitter"], spec["seed"], passes) if block["augment"] else pictures(some)
+        seen = augmented(pictures(some), some, size, block["area"], block["jitter"], spec["seed"], passes) if block["augment"] else pictures(some)
         made = taught(vlm, seen, [rows[i]["question"] for i in some], [rows[i]["answer"] for i in some])
         return made | ({"classes": torch.tensor([rows[i]["label"] for i in some], device=vlm.device)} if guide else {})
     def loss(outputs, labels, num_items_in_batch=None):
@@ -181,7 +186,8 @@ def train(
     state = train_along(model, np.arange(len(line)), collate, loss, how, callbacks, newest(parts, accelerator), optimizer)
     if guide: guide.leave()
     if not accelerator.is_main_process: return
-    example = trace(vlm, pictures([0])[0], rows[0]["question"], rows[0]["answer"])
+    plain = read_lessons(*inputs[:2], "train")[1][shown[0][1]] # as the model will be asked about it
+    example = trace(vlm, plain, rows[0]["question"], rows[0]["answer"])
     finish_model(spec, inputs, folder, vlm, state, {"steps": steps, "batch": batch, "world_size": accelerator.num_processes, "trace": example} | counts, meter)
 
 # %% ../nbs/04_sft.ipynb #b20ef9fa
@@ -219,6 +225,8 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     del block["epochs" if block["steps"] else "steps"]
     one_of(block["optimizer"], ("adamw", "muon"), "optimizer (sft.optimizer)")
     require(min(block["jitter"], block["smoothing"], block["guide"]) >= 0 and max(block["jitter"], block["smoothing"]) < 1, "sft.jitter and sft.smoothing are shares from 0 to below 1, sft.guide a weight of at least 0")
+    require(.05 <= block["area"] <= 1, "sft.area is a share of a picture's area: from 0.05 to 1")
+    require(not (block["augment"] and block["mixed"] and run.data["crop"] < 1), "sft.mixed is not for sft.augment where data.crop is below 1: mixed pictures have no margin to crop from")
     require(block["guide"] == 0 or block["method"] == "full", "sft.guide wants sft.method full: an adapter has no place for it")
     plain = run.launch["config"] == "ddp" or processes(run) == 1
     require(plain or block["optimizer"] == "adamw" and not block["guide"], "sft.optimizer muon and sft.guide want launch.config ddp: they are not sharded")

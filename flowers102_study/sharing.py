@@ -83,7 +83,7 @@ def predict(
     require(not missing, f"no file at {', '.join(missing)}")
     pictures = []
     for photo in photos:
-        try: pictures.append(squared(read_rgb(photo), run.data["size"]))
+        try: pictures.append(squared(read_rgb(photo), run.data["size"], run.data["crop"]))
         except Unreadable as error: raise SettingsError(f"{photo}: {error}") from None
     found, names = arm_model(run, arm), read_report(run.data_folder)["classes"]
     said = [None] * len(photos)

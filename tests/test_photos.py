@@ -13,7 +13,7 @@ from flowers102_study.core.settings import SettingsError, open_run
 from test_data import class_folders
 
 RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "sft.smoothing": .05, "sft.guide": .3, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
+          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,19 @@ def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
     assert {f["name"] for f in told if f["known"]} == {names[k] for k in classes} and len(classes) == 2
     assert all(f["name"] == "genus" for f in told if "colour" in f) and len(pictures) == len(told) == 20
     assert baselines.told_names(whole, names) == {names[k] for k in classes}
+
+
+def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
+    from PIL import Image
+    made, cut = data.data_job(whole), data.read_index(whole.data_folder, "train")
+    pixels, wide = data.read_pixels(whole.data_folder, "train"), data.read_whole(whole.data_folder)
+    assert pixels.shape[1:] == (40, 40, 3) and wide.shape == (len(cut), 50, 50, 3)
+    middle = np.asarray(Image.fromarray(wide[0]).crop((5, 5, 45, 45)))
+    assert np.abs(middle.astype(int) - pixels[0]).mean() < 12 < np.abs(np.asarray(Image.fromarray(wide[0]).resize((40, 40))).astype(int) - pixels[0]).mean()
+    spec = sft.train_job(whole).spec
+    plain = spec | {"sft": spec["sft"] | {"augment": False}}
+    shown = lambda s: sft.lessons(s, [i.out for i in sft.train_job(whole).inputs])[1][0][0].shape[1]
+    assert (shown(spec), shown(plain)) == (50, 40) and made.spec["data"]["crop"] == .8
 
 
 def test_the_sizes_are_the_profile_s(whole):
@@ -84,10 +97,10 @@ def test_two_processes_train_along_the_same_pictures(study, whole):
 
 
 @pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"sft.guide": .3, "sft.method": "lora"}, "an adapter has no place"), ({"pocket.size": 50}, "multiple of 16"),
-                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"),
+                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"), ({"sft.area": 0.}, "sft.area"), ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
                                          ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2}, "launch.config ddp")])
 def test_wrong_values_are_refused(wrong, said):
     from flowers102_study import resnet
     run = open_run("smoke", overrides=wrong)
     with pytest.raises(SettingsError, match=said):
-        sft.jobs(run), resnet.jobs(run)
+        data.jobs(run), sft.jobs(run), resnet.jobs(run)

@@ -71,9 +71,12 @@ def on_white(picture: Image.Image) -> Image.Image:
 def squared(
     picture: Image.Image, # RGB
     size: int, # pixels a side
+    crop: float = 1., # share of its width and height, around the middle
 ) -> np.ndarray: # (size, size, 3) uint8
-    "Resize a picture to a square with Pillow's bicubic filter."
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    "Resize a picture, or the middle of it, to a square with Pillow's bicubic filter."
+    (w, h), margin = picture.size, (1 - crop) / 2
+    box = (w * margin, h * margin, w * (1 - margin), h * (1 - margin))
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 # %% ../../nbs/core/sources.ipynb #26400208
 @dataclass(frozen=True)

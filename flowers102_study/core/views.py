@@ -43,12 +43,17 @@ def resized(pictures, size: int):
     return pictures if pictures.shape[-1] == size else F.interpolate(pictures, (size, size), mode="bilinear", antialias=True)
 
 
-def cropped(pictures, u, size: int):
-    "Crop, stretch and mirror each picture by its own numbers u (n, at least 5)."
+def cropped(
+    pictures, # (n, 3, h, w)
+    u, # (n, 5 or more) numbers in [0, 1)
+    size: int, # pixels a side of what is returned
+    least: float = .5, # share of a picture's area that a crop keeps at least
+):
+    "Crop, stretch and mirror each picture by its own numbers."
     import torch
     import torch.nn.functional as F
-    if pictures.shape[-1] > 1.2 * size: pictures = resized(pictures, round(1.15 * size)) # grid_sample does not smooth when it shrinks
-    area, stretch = np.sqrt(.5 + .5 * u[:, 0]), np.exp(.4 * (u[:, 1] - .5))
+    if pictures.shape[-1] > 1.5 * size: pictures = resized(pictures, round(1.4 * size)) # grid_sample does not smooth when it shrinks
+    area, stretch = np.sqrt(least + (1 - least) * u[:, 0]), np.exp(.4 * (u[:, 1] - .5))
     w, h = np.minimum(1, area * stretch), np.minimum(1, area / stretch)
     theta = np.zeros((len(u), 2, 3), np.float32)
     theta[:, 0, 0], theta[:, 1, 1] = w * np.where(u[:, 4] < .5, -1, 1), h
@@ -73,6 +78,7 @@ def augmented(
     pictures, # (n, h, w, 3) uint8
     rows, # (n,) their numbers
     size: int, # pixels a side of what is returned
+    least: float, # as of `cropped`
     jitter: float, # as of `jittered`
     seed: int,
     epoch: int | np.ndarray, # from 0; of all, or of each
@@ -80,7 +86,7 @@ def augmented(
     "Show pictures in another way in every pass: the same for the same row, seed and pass, whoever shows them."
     import torch
     u = np.concatenate([keyed(seed, int(e), [i]) for i, e in zip(rows, np.broadcast_to(epoch, len(rows)))])
-    x = jittered(cropped(to_input(torch.from_numpy(pictures)), u, size), u[:, 15:17], jitter)
+    x = jittered(cropped(to_input(torch.from_numpy(pictures)), u, size, least), u[:, 15:17], jitter)
     return (255 * x).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 # %% ../../nbs/core/views.ipynb #a24616ce
@@ -144,7 +150,7 @@ def training_batch(
     labels, # (N,) int tensor
     rows, # indices of the batch
     classes: int, # number of them
-    block: dict, # mode, size, mixup, cutmix, mixed, jitter
+    block: dict, # mode, size, area, mixup, cutmix, mixed, jitter
     seed: int,
     epoch: int, # from 0
 ): # (normalised pictures (n, 3, size, size), targets (n, classes))
@@ -154,7 +160,8 @@ def training_batch(
     def view(which, u):
         index = torch.as_tensor(which, device=pixels.device)
         pictures = to_input(pixels[index])
-        pictures = resized(pictures, size) if mode == "none" else jittered(cropped(pictures, u, size), u[:, 15:17], block["jitter"])
+        if mode == "none": pictures = resized(pictures, size)
+        else: pictures = jittered(cropped(pictures, u, size, block["area"]), u[:, 15:17], block["jitter"])
         return pictures, torch.eye(classes, device=pixels.device)[labels[index]]
     u = keyed(seed, epoch, rows)
     pictures, targets = view(rows, u)
