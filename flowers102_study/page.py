@@ -190,6 +190,9 @@ def remarks(run: Run) -> list:
         network = against_network(run)
         better = {"supported": "is better than", "not supported": "is worse than", "undecided": "cannot be told from"}[network["verdict"]]
         found = [f"{network['one']} {better} the convolutional network, {network['two']}: {100 * network['effect']:+.1f} points [{100 * network['interval'][0]:+.1f}, {100 * network['interval'][1]:+.1f}]."]
+        if several := network["seeds"]:
+            low, high = several["interval"]
+            found[0] += f" Over {several['seeds']} trainings of each: {100 * several['value']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]."
     if told["taught"] is not None: found.append(f"The base had been told {told['taught']} of the {names} names, which bounds what it could answer: much of what fine-tuning and heads add are names.")
     groups = [g for g in told["groups"] if g["n"]]
     found.append("Fine-tuning: " + "; ".join(f"in the {g['classes']} classes of which the base has {'some' if g['known'] else 'none'} right on validation (n = {g['n']:,}) from {100 * g['before']:.1f} to {100 * g['after']:.1f} %" for g in groups) + ".")

@@ -222,12 +222,12 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     require(block["shots"] >= 0 and not (block["shots"] and block["mixed"]), "sft.shots must be at least 0, and 0 where sft.mixed is true: pictures are mixed from all of them")
     if run.sft["source"] != "train": return None
     if block["method"] == "full": del block["rank"] # what a method does not use must not retrain it
+    else: block["guide"] = 0. # an adapter has no place for it
     del block["epochs" if block["steps"] else "steps"]
     one_of(block["optimizer"], ("adamw", "muon"), "optimizer (sft.optimizer)")
     require(min(block["jitter"], block["smoothing"], block["guide"]) >= 0 and max(block["jitter"], block["smoothing"]) < 1, "sft.jitter and sft.smoothing are shares from 0 to below 1, sft.guide a weight of at least 0")
     require(.05 <= block["area"] <= 1, "sft.area is a share of a picture's area: from 0.05 to 1")
     require(not (block["augment"] and block["mixed"] and run.data["crop"] < 1), "sft.mixed is not for sft.augment where data.crop is below 1: mixed pictures have no margin to crop from")
-    require(block["guide"] == 0 or block["method"] == "full", "sft.guide wants sft.method full: an adapter has no place for it")
     plain = run.launch["config"] == "ddp" or processes(run) == 1
     require(plain or block["optimizer"] == "adamw" and not block["guide"], "sft.optimizer muon and sft.guide want launch.config ddp: they are not sharded")
     block |= {"epochs": 0} if "epochs" not in block else {"steps": 0}

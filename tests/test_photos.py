@@ -96,7 +96,11 @@ def test_two_processes_train_along_the_same_pictures(study, whole):
     assert read(two)[0] == pytest.approx(read(whole)[0], abs=1e-4) # the first step, before rounding is magnified
 
 
-@pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"sft.guide": .3, "sft.method": "lora"}, "an adapter has no place"), ({"pocket.size": 50}, "multiple of 16"),
+def test_an_adapter_trains_without_a_guide(whole):
+    assert sft.train_job(whole.changed({"sft.method": "lora"})).spec["sft"]["guide"] == 0 < sft.train_job(whole).spec["sft"]["guide"]
+
+
+@pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"pocket.size": 50}, "multiple of 16"),
                                          ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"), ({"sft.area": 0.}, "sft.area"), ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
                                          ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2}, "launch.config ddp")])
 def test_wrong_values_are_refused(wrong, said):

@@ -84,7 +84,7 @@ def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
     assert len(made) >= 3 # one of the three may be what the run said
     index = json.loads((records / "index.json").read_text()) | {"profile": "paper", "source": "oxford", "label": ""}
     (records / "index.json").write_text(json.dumps(index))
-    (records / "hypotheses.json").write_text(json.dumps(told | {"drawn": False, "seeded": ["sft", "head"]}))
+    (records / "hypotheses.json").write_text(json.dumps(told | {"drawn": False, "seeded": ["sft", "resnet"]}))
     (records / "ablation.json").write_text(json.dumps(json.loads((records / "ablation.json").read_text()) | {"tables": {}}))
     assert typeset(study, "smoke") not in made # the real one, from the same source
     for row, said in zip(told["comparisons"], ("supported", "not supported", "supported", "undecided")): row["verdict"] = said
@@ -102,8 +102,8 @@ def test_no_number_of_a_run_is_typed_in_the_paper():
 
 
 def test_the_committed_paper_is_what_would_be_set_now():
-    from flowers102_study.publishing import typeset
-    assert (ROOT / "report/paper.pdf").read_bytes() == typeset(ROOT, "pocket")
+    from flowers102_study.publishing import paper_run, typeset
+    assert (ROOT / "report/paper.pdf").read_bytes() == typeset(ROOT, paper_run(ROOT, "pocket"))
 
 
 def test_the_terminal_for_people_programs_and_nobody(smoke, tmp_path):

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import call, copy_of_study
 
-ARMS = ("resnet50", "resnet50.mixcut")
+ARMS = ("resnet50", "resnet50.mixcut", "resnet50.s1")
 MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl")
-TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together")
+TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together",
+           "qwen3-vl-4b-tower-head", "qwen3-vl-4b-sft-tower-head")
 HEADS = ("qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")
 VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.small",
-          *(f"{head}.{what}" for head in HEADS for what in ("layer0", "layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "s1", "shots1", "shots1.s1")))
+          "qwen3-vl-4b-sft.s1", "qwen3-vl-4b-sft-head.s1", "qwen3-vl-4b-sft-tower-head.s1",
+          *(f"{head}.{what}" for head in HEADS for what in ("layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "shots1", "shots1.s1")))
 ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
