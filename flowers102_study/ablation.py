@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose', 'choices', 'refit', 'refit_job',
-           'tuned_arms', 'asked_arms', 'choice_job', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'in_turn',
-           'summary_job', 'summarise', 'needs', 'changed_by', 'findings', 'drawn_table']
+           'tuned_arms', 'asked_arms', 'choice_job', 'further_seeds', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs',
+           'jobs', 'in_turn', 'summary_job', 'summarise', 'needs', 'changed_by', 'findings', 'drawn_table']
 
 # %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
@@ -154,14 +154,25 @@ def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
     return Job("flowers102_study.ablation:choose", run.arm(f"{head}.{name}"), {"only": {key: value}}, (data_job(run), fit_job(run, head)))
 
 
+def further_seeds(
+    run: Run,
+    what: str, # sft | resnet
+) -> list: # empty where it is trained once; raises SettingsError
+    "List the seeds with which something is trained again."
+    block = run.ablation
+    for part in block["seeded"]: one_of(part, ("sft", "resnet"), "training (ablation.seeded)")
+    differ = len({run.settings["seed"], *block["seeds"]}) == 1 + len(block["seeds"])
+    require(differ and min(block["seeds"], default=0) >= 0, "ablation.seeds must differ from each other and from "
+            "the study's seed, and be at least 0: one training counted twice is no second seed")
+    return block["seeds"] if what in block["seeded"] else []
+
+
 def seed_jobs(run: Run) -> dict: # {arm: [its jobs with other seeds]}
     "List the fine-tuned arms, and the heads on them, with other seeds; none where seeds train nothing anew."
-    block = run.ablation
-    for what in block["seeded"]: one_of(what, ("sft", "resnet"), "training (ablation.seeded)")
-    require(len({run.settings["seed"], *block["seeds"]}) == 1 + len(block["seeds"]) and min(block["seeds"], default=0) >= 0, "ablation.seeds must differ from each other and from the study's seed, and be at least 0: one training counted twice is no second seed")
-    if "sft" not in block["seeded"] or train_job(run) is None: return {}
+    seeds = further_seeds(run, "sft")
+    if train_job(run) is None: return {}
     found, plain, tuned = {}, plain_jobs(run), sft_arm(run)
-    for number, seed in enumerate(block["seeds"], 1):
+    for number, seed in enumerate(seeds, 1):
         again = lambda job: apart(reseeded(job, seed), f".s{number}", plain)
         found.setdefault(tuned, []).append(again(arm_job(run)))
         for head, base in (bases(run) | controls(run)).items():

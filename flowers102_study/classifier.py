@@ -35,7 +35,7 @@ def features_job(
     "Describe the job that computes one model's features."
     made, source = made_by(run, arm)
     block, how = run.classifier, {k: run.models[k] for k in ("size", "dtype", "system")}
-    spec = {"model": source, "weights": "" if made else listing_sum(source), "models": how, "question": open_question(run.prompts), "layers": [0, *block["layers"]],
+    spec = {"model": source, "weights": "" if made else listing_sum(source), "models": how, "question": open_question(run.prompts), "layers": block["layers"],
             "pooling": block["pooling"], "splits": ["train", "validation", "test"], "batch": block["batch"]}
     return Job("flowers102_study.core.shards:extract", run.folder / "features" / arm, spec, (data_job(run),) + ((made,) if made else ()), stage="classifier")
 
@@ -158,9 +158,10 @@ def stored_features(
     folder: Path, # of a features job
     asked: dict, # what it was asked: layers, pooling
     layer: int, # one of them
-    pooling: str, # one of them
+    pooling: str, # one of them; or tower: all that the vision tower hands over
 ) -> dict: # {split: (n, width) float32}
     "Read every picture's features at one layer, pooled in one way."
+    if pooling == "tower": return {s: np.load(folder / f"{s}.tower.npy") for s in ("train", "validation", "test")}
     a, b = asked["layers"].index(layer), asked["pooling"].index(pooling)
     return {s: np.ascontiguousarray(np.load(folder / f"{s}.npy", mmap_mode="r")[:, a, b]) for s in ("train", "validation", "test")}
 
@@ -212,7 +213,7 @@ def keep_head(folder: Path, spec: dict, inputs: list, weights: tuple, chosen: di
     model = VLMForImageClassification(described(facts, source, home, names, **where))
     with torch.no_grad():
         for parameter, value in zip((model.mean, model.deviation, *model.head.parameters()), weights): parameter.copy_(torch.from_numpy(value))
-    save_head(model, facts, folder)
+    save_head(model, facts, folder, crop=read_report(inputs[0])["settings"]["crop"])
 
 # %% ../nbs/05_classifier.ipynb #0f4a834c
 def write_arm(folder: Path, spec: dict, inputs: list, log_probs: dict, facts: dict, meter, world_size: int = 1):
@@ -316,7 +317,7 @@ def together(
     found = {s: np.concatenate([log_probs_of(model, fresh, pixels[s][i:i + 64]) for i in range(0, len(y[s]), 64)]) for s in ("validation", "test")}
     write_json(folder / "history.json", [{k: h[k] for k in ("step", "loss", "validation") if k in h} for h in state.log_history if {"loss", "validation"} & h.keys()])
     write_arm(folder, spec, inputs, found, {"best_step": state.best_global_step, "validation": state.best_metric}, meter, world)
-    save_head(model, facts, folder / "model", merged=True)
+    save_head(model, facts, folder / "model", True, read_report(data)["settings"]["crop"])
 
 # %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
@@ -333,9 +334,9 @@ def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
     "Describe the job that fits a head."
     stored, block = features_job(run, (bases(run) | controls(run))[arm]), {k: v for k, v in run.classifier.items() if k not in ("batch", "together", "adapters")}
     require(bool(block["layers"] and block["pooling"] and block["strengths"]) and min(block["strengths"]) > 0, "classifier.layers, pooling and strengths need values, strengths above 0")
-    require(min(block["layers"]) > 0 and "visual" in block["pooling"], "classifier.layers are the language model's own, 1 and up, and classifier.pooling holds 'visual': the heads on layer 0 are arms of their own")
+    require(min(block["layers"]) > 0, "classifier.layers are the language model's own, 1 and up: heads on the vision tower's output are arms of their own")
     require(min(block["epochs"], run.classifier["batch"]) >= 1 and block["hidden"] >= 0, "classifier.epochs and batch must be at least 1, hidden at least 0")
-    if arm in controls(run): block |= {"layers": [0], "pooling": ["visual"]} # the other tokens are the same for every picture there
+    if arm in controls(run): block |= {"layers": [0], "pooling": ["tower"]}
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec, "seed": run.settings["seed"]}
     return Job("flowers102_study.classifier:fit", run.arm(arm), spec, (data_job(run), stored) + stored.inputs[1:])
 
@@ -358,7 +359,7 @@ def jobs(run: Run) -> list:
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs."
     n, width = expected(run)[0], 2560 if run.models[run.sft["base"]] != "pocket" else run.pocket["width"]
-    stored = n * (1 + len(run.classifier["layers"])) * len(run.classifier["pooling"]) * width * 4
+    stored = n * (4 + len(run.classifier["layers"]) * len(run.classifier["pooling"])) * width * 4 # the tower hands over up to four outputs
     if job.target.endswith(":fit"): return {"disk": n * 1e3, "host": 1e9 + 4 * n * width * 8, "gpu": 0}
     source = run.models[run.sft["base"]]
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}

@@ -28,7 +28,7 @@ from .core.notebooks import execute, finished, stage_module
 from .core.plan import lane_titles, say_fit, shown_source, size
 from .core.records import read_results, sealed, write, write_json
 from .core.recipe import describe, overrides_for, steps_for
-from .core.settings import Run, SettingsError, data_source, label_of, one_of, open_run, project_root, require, shown, stages
+from .core.settings import Run, SettingsError, data_source, label_of, one_of, open_run, project_root, require, run_name, shown, stages
 from .core.terminal import Teller, expected, follow_logs, to_go
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -73,7 +73,8 @@ def run_stage(run: Run, path: Path, teller: Teller):
 # %% ../nbs/cli.ipynb #c54233ae
 def suited(
     data: str, # as it was asked for; "": the embedded default
-    minutes: int, # that were asked for; 0: none
+    minutes: int, # that were asked for; 0: as long as an earlier call of the same run, or by the number of pictures
+    name: str = "", # of the run; "": from the profile and the data
 ) -> tuple: # (profile, {key: value}, what to say of it)
     "Choose a profile for the pictures: drawings, Oxford's photographs, or a folder of one's own."
     if data in ("", "drawn"):
@@ -83,6 +84,9 @@ def suited(
     if not Path(source).is_dir():
         require(not minutes, "--minutes needs a folder: how many pictures there are elsewhere is not known beforehand")
         return "photos", {}, f"{data}: the profile photos, as it is"
+    before = project_root() / "runs" / (name or run_name("photos", source)) / "run.json"
+    if not minutes and before.exists() and (known := json.loads(before.read_text()))["source"] == source:
+        return known["profile"], known["overrides"], "the same recipe as before (--minutes for another)"
     from flowers102_study.core.sources import collect
     pictures = collect({"source": source, "split": "study"}, 0, None).pictures
     steps = steps_for(len(pictures), minutes)
@@ -105,7 +109,7 @@ def run_command(
     chosen, asked, note = chosen_stages(stage or []), overrides_from(set_), ""
     if profile: require(not minutes, "--minutes chooses how long to train on pictures of your own; a profile that is named is taken as it is")
     else:
-        profile, scaled, note = suited(data, minutes)
+        profile, scaled, note = suited(data, minutes, name)
         asked = scaled | asked
     run = open_run(profile, name, data, asked)
     for key in chosen: stage_module(key).jobs(run) # refuses what a stage does not know, before the first one starts

@@ -239,7 +239,8 @@ def expected(run: Run) -> tuple: # (pictures, classes)
 
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what preparing the data needs: the pixels twice (a PNG is at most about as large), and the download."
-    pixels = expected(run)[0] * 3 * run.data["size"] ** 2
+    crop = run.data["crop"]
+    pixels = expected(run)[0] * 3 * run.data["size"] ** 2 * (1 + (crop < 1) / crop ** 2) # and the whole pictures
     if job.name == "audit": return {"disk": 0, "host": 5e8, "gpu": 0}
     return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels, "gpu": 0}
 

@@ -68,7 +68,9 @@ def verdict(
 
 
 def together(verdicts: list) -> str:
-    "Join the verdicts of a hypothesis's comparisons."
+    "Join the verdicts of a hypothesis's comparisons; those without one do not count."
+    verdicts = [v for v in verdicts if v != "no verdict"]
+    if not verdicts: return "no verdict"
     return "not supported" if "not supported" in verdicts else "supported" if set(verdicts) == {"supported"} else "undecided"
 
 # %% ../nbs/07_hypotheses.ipynb #5574782e
@@ -87,7 +89,7 @@ def judge_job(run: Run) -> Job:
     "Describe the job that tests the hypotheses."
     named, seeds = headline_jobs(run), seed_jobs(run)
     require(0 < run.hypotheses["level"] < 1, "hypotheses.level must be between 0 and 1")
-    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"], "seeded": run.ablation["seeded"], "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named}, "drawn": run.drawn}
+    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"], "seeded": [what for what in run.ablation["seeded"] if what == "sft"], "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named}, "drawn": run.drawn}
     inputs = {job.out: job for job in (audit_job(run), *named.values(), *(job for jobs in seeds.values() for job in jobs))}
     return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec, tuple(inputs.values()), single=True)
 
@@ -118,9 +120,10 @@ def judge(
         kept = paired(one, two).query("image_id not in @near")
         several = seed_differences([told[a] for a in spec["seeds"][asked["one"]]], [told[a] for a in spec["seeds"][asked["two"]]])
         found.append(asked | compare(one, two, level / len(spec["comparisons"])) | {"seeds": several, "without_near": difference(kept.one, kept.two) if len(kept) else None})
-    for row, p in zip(found, holm([row["p"] for row in found])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
-    for row in found:
-        if features[row["one"]] and features[row["one"]] == features[row["two"]]: row["verdict"] = "no verdict" # one head, twice
+    same = lambda row: features[row["one"]] and features[row["one"]] == features[row["two"]] # one head, twice
+    for row in found: row |= {"holm_p": 1., "verdict": "no verdict"}
+    tested = [row for row in found if not same(row)]
+    for row, p in zip(tested, holm([row["p"] for row in tested])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
     claims = {row["hypothesis"]: {"claim": row["claim"], "verdict": together([r["verdict"] for r in found if r["hypothesis"] == row["hypothesis"]])} for row in found}
     arms_of = {a for asked in spec["comparisons"] for a in (asked["one"], asked["two"])}
     wrong = np.stack([(told[a].label != told[a].prediction).to_numpy() for a in sorted(arms_of)])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .ablation import further_seeds
 from .core.launch import Job, devices, join_processes, processes, progress
 from .core.metrics import score_predictions
 from .core.records import Meter, read_checkpoint, write_checkpoint, write_json, write_predictions, write_result
@@ -266,7 +267,7 @@ def train(
         found = {s: predict(accelerator, model, parts[s][0], block["size"]) for s in ("validation", "test")}
         weights = {k: whole(v) for k, v in accelerator.unwrap_model(model).state_dict().items()}
     if accelerator.is_main_process:
-        save_model(folder / "model", block, names, weights)
+        save_model(folder / "model", block, names, weights, read_report(source)["settings"]["crop"])
         record(spec, source, folder, found, state, counts | {"world_size": accelerator.num_processes})
 
 # %% ../nbs/08_resnet.ipynb #d7dddf35
@@ -318,14 +319,13 @@ def record(spec: dict, source: Path, folder: Path, found: dict, state: dict, fac
     write_result(folder, score_predictions(truth, found["test"].argmax(1), found["test"]), rerun, state["measured"])
 
 
-def save_model(folder: Path, block: dict, names: list, state: dict):
+def save_model(folder: Path, block: dict, names: list, state: dict, crop: float):
     "Write the network and its image processor as transformers expects them."
-    from transformers import ViTImageProcessor
+    from flowers102_study.core.heads import image_processor
     model = build_model(block | {"frozen": False}, names, weights=False)
     model.load_state_dict(state)
     model.save_pretrained(folder)
-    size = {"height": block["size"], "width": block["size"]}
-    ViTImageProcessor(size=size, resample=2, image_mean=[.485, .456, .406], image_std=[.229, .224, .225]).save_pretrained(folder)
+    image_processor(block["size"], crop, 2, [.485, .456, .406], [.229, .224, .225]).save_pretrained(folder)
 
 # %% ../nbs/08_resnet.ipynb #b226f4c7
 def arm_specs(run: Run) -> dict: # {arm: spec}
@@ -341,8 +341,7 @@ def arm_specs(run: Run) -> dict: # {arm: spec}
     alphas = {"mixup": ["mixup"], "cutmix": ["cutmix"], "mixcut": ["mixup", "cutmix"]} # what a mode does not use must not retrain it
     used = lambda mode: {k: v for k, v in block.items() if k not in ("mixup", "cutmix", "mixed") or k in alphas.get(mode, []) or k == "mixed" and mode in alphas}
     seeds = dict.fromkeys(modes, run.settings["seed"])
-    if "resnet" in run.ablation["seeded"]:
-        seeds |= {f"resnet50.s{k}": seed for k, seed in enumerate(run.ablation["seeds"], 1)}
+    seeds |= {f"resnet50.s{k}": seed for k, seed in enumerate(further_seeds(run, "resnet"), 1)}
     extra = {"weights": listing_sum(block["model"])}
     mode_of = lambda arm: modes.get(arm, block["mode"])
     return {arm: {"seed": seed, "resnet": used(mode_of(arm)) | {"mode": mode_of(arm)}} | extra for arm, seed in seeds.items()}
@@ -366,7 +365,7 @@ def needs(
             if not list(part.children()): part.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
         model(torch.empty(1, 3, block["size"], block["size"]))
     parameters = sum(p.numel() for p in model.parameters())
-    stored = 3 * run.data["size"] ** 2 * expected(run)[0]
+    stored = 3 * (run.data["size"] / run.data["crop"]) ** 2 * expected(run)[0]
     state = parameters * 4 * 6 # weights, gradients, two moments, the average, the best
     number = 2 if devices() else 4 # bytes: bf16 on GPUs
     working = state + stored + sum(sizes) * 2 * block["batch"] * number / processes(run) # outputs and their gradients

@@ -222,7 +222,7 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     require(block["shots"] >= 0 and not (block["shots"] and block["mixed"]), "sft.shots must be at least 0, and 0 where sft.mixed is true: pictures are mixed from all of them")
     if run.sft["source"] != "train": return None
     if block["method"] == "full": del block["rank"] # what a method does not use must not retrain it
-    else: block["guide"] = 0. # an adapter has no place for it
+    else: block |= {"guide": 0., "optimizer": "adamw"} # an adapter has no place for a guide, and its factors are no matrices for Muon
     del block["epochs" if block["steps"] else "steps"]
     one_of(block["optimizer"], ("adamw", "muon"), "optimizer (sft.optimizer)")
     require(min(block["jitter"], block["smoothing"], block["guide"]) >= 0 and max(block["jitter"], block["smoothing"]) < 1, "sft.jitter and sft.smoothing are shares from 0 to below 1, sft.guide a weight of at least 0")
@@ -234,7 +234,7 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     made, source = model_job(run, base), run.models[base]
     spec = {"model": source, "weights": "" if made else listing_sum(source), "models": {k: run.models[k] for k in ("size", "dtype", "system")}, "sft": block,
             "asking": {k: run.baselines[k] for k in ("batch", "tokens")}, "seed": run.settings["seed"]}
-    return Job("flowers102_study.sft:train", run.folder / "models" / sft_arm(run), spec, (data_job(run), prompts_job(run)) + ((augment_job(run),) if block["mixed"] else ()) + ((made,) if made else ()))
+    return Job("flowers102_study.sft:train", run.folder / "models" / sft_arm(run), spec, (data_job(run), prompts_job(run)) + ((augment_job(run),) if block["mixed"] else ()) + ((made,) if made else ()), threads=0 if processes(run) > 1 else run.launch["alone"])
 
 
 def arm_job(run: Run) -> Job:

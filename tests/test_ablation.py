@@ -129,7 +129,9 @@ def test_every_seed_is_a_training(run):
 def test_heads_read_the_language_model_and_their_controls_the_tower(run):
     read = lambda arm: json.loads((run.arm(arm) / "result.json").read_text())
     for head in classifier.bases(run): assert read(head)["chosen"]["layer"] in run.classifier["layers"] and 0 not in run.classifier["layers"]
-    for control in classifier.controls(run): assert (read(control)["chosen"]["layer"], read(control)["chosen"]["pooling"]) == (0, "visual")
+    for control in classifier.controls(run): assert (read(control)["chosen"]["layer"], read(control)["chosen"]["pooling"]) == (0, "tower")
+    x = classifier.stored_features(run.folder / "features/qwen3-vl-4b", classifier.features_job(run, "qwen3-vl-4b").spec, 0, "tower")
+    assert x["test"].shape == (24, 2 * 96) # layer 0, and the inner output that Qwen3-VL's first layer is given
     with pytest.raises(ValueError, match="1 and up"): classifier.jobs(run.changed({"classifier.layers": [0, 2]}))
 
 

@@ -70,3 +70,4 @@ def test_a_recipe_by_number_and_minutes(study):
     plan("--set", "sft.steps=7") # what is asked for by itself stands
     run = json.loads((study / "runs/photos-few/run.json").read_text())
     assert run["profile"] == "photos" and run["overrides"]["sft.steps"] == 7 and run["overrides"]["resnet.steps"] > 7
+    assert "the same recipe as before" in plan("--dry-run").stdout and "the same recipe" not in plan("--dry-run", "--minutes", "20").stdout

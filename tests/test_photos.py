@@ -57,6 +57,22 @@ def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
     assert (shown(spec), shown(plain)) == (50, 40) and made.spec["data"]["crop"] == .8
 
 
+def test_what_is_exported_looks_at_the_middle_too():
+    from PIL import Image
+    from flowers102_study.core.heads import image_processor
+    from flowers102_study.core.sources import squared
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize((400, 300), Image.Resampling.BICUBIC)
+    theirs = {crop: np.asarray(image_processor(32, crop, 3, [0, 0, 0], [1, 1, 1])(photo)["pixel_values"][0]).transpose(1, 2, 0) for crop in (1, .8)}
+    for crop in theirs: assert np.abs(theirs[crop] - squared(photo, 32, crop) / 255).mean() < .01
+    assert np.abs(theirs[1] - theirs[.8]).mean() > .05
+
+
+def test_fine_tuning_has_threads_of_its_own(whole):
+    run = whole.changed({"launch.alone": 3})
+    assert sft.train_job(run).threads == 3 and sft.arm_job(run).threads == 0 and sft.train_job(run).spec == sft.train_job(whole).spec
+    assert sft.train_job(run.changed({"launch.processes": 2})).threads == 0 # several processes share the cores already
+
+
 def test_the_sizes_are_the_profile_s(whole):
     config = json.loads((baselines.model_job(whole, "qwen3-vl-4b").out / "config.json").read_text())
     assert config["vision_config"]["hidden_size"] == 48 and config["vision_config"]["depth"] == 3 and config["vision_config"]["num_position_embeddings"] == 16

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VLMHeadConfig', 'OnABase', 'asked_about', 'VLMForImageClassification', 'without_paths', 'base_from', 'referenced',
-           'described', 'save_head']
+           'described', 'image_processor', 'save_head']
 
 # %% ../../nbs/core/heads.ipynb #56d99fb1
 import os
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .models import FAMILIES, POOLINGS, loaded, pooled
+from .models import FAMILIES, POOLINGS, loaded, pooled, tower_output, watched
 from .settings import one_of, require
 from .towers import streamline
 
@@ -31,7 +31,7 @@ class VLMHeadConfig(PreTrainedConfig):
         prompt_ids: list | None = None, # tokens of the question, image tokens included
         image_token: int = 0, # among them
         layer: int = -1, # of the hidden states
-        pooling: str = "last", # one of POOLINGS
+        pooling: str = "last", # one of POOLINGS, or tower
         width: int = 1, # of the hidden states
         hidden: int = 0, # width of the head's hidden layer; 0: a linear head
         side: int = 48, # pixels a side
@@ -105,7 +105,9 @@ class VLMForImageClassification(OnABase):
         "Return the pooled hidden states that the head sees."
         require(self.base is not None, "the head has no base; load it with from_pretrained")
         batch = asked_about(self.base, self.config, pixel_values)
-        states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        tower = self.base.get_submodule(FAMILIES[self.base.config.model_type].tower)
+        with watched(tower) as handed: states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        if self.config.pooling == "tower": return tower_output(states[0], handed[0], batch, self.config.image_token)
         return pooled(states[self.config.layer], batch, self.config.image_token, self.config.pooling)
 
 # %% ../../nbs/core/heads.ipynb #9d529c5b
@@ -135,10 +137,25 @@ def described(
     **where, # layer, pooling, width, hidden
 ) -> VLMHeadConfig:
     "Describe a head on a model."
-    one_of(where["pooling"], POOLINGS, "pooling")
+    one_of(where["pooling"], (*POOLINGS, "tower"), "pooling")
     name, _, revision = (os.path.relpath(source, home), "", "") if Path(source).is_dir() else source.partition("@")
     return VLMHeadConfig(base=name, revision=revision or facts["revision"], prompt_ids=facts["prompt_ids"], image_token=facts["image_token"], side=facts["side"], computed=facts["dtype"],
                          id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **where)
+
+
+def image_processor(
+    side: int, # pixels a side that the network sees
+    crop: float, # share of a picture's width and height that is looked at, around the middle
+    resample: int, # Pillow's filter
+    mean: list, # of the three channels
+    deviation: list, # of the three channels
+): # a transformers' image processor
+    "Describe how a picture is brought to what a network sees."
+    from transformers import CLIPImageProcessor, ViTImageProcessor
+    square = lambda pixels: {"height": pixels, "width": pixels}
+    how = dict(resample=resample, image_mean=mean, image_std=deviation)
+    if crop == 1: return ViTImageProcessor(size=square(side), **how)
+    return CLIPImageProcessor(size=square(round(side / crop)), crop_size=square(side), do_center_crop=True, **how)
 
 
 def save_head(
@@ -146,12 +163,11 @@ def save_head(
     facts: dict, # of the base, whose pixels the head expects
     folder: Path, # to be filled
     merged: bool = False, # with the base's weights
+    crop: float = 1., # share of a picture's width and height that is looked at
 ):
     "Write a head and its image processor."
-    from transformers import ViTImageProcessor
     model.save_pretrained(folder, merged=merged)
-    size = {"height": facts["side"], "width": facts["side"]}
-    ViTImageProcessor(size=size, resample=facts["resample"], image_mean=facts["mean"], image_std=facts["std"]).save_pretrained(folder)
+    image_processor(facts["side"], crop, facts["resample"], facts["mean"], facts["std"]).save_pretrained(folder)
 
 
 AutoConfig.register(VLMHeadConfig.model_type, VLMHeadConfig, exist_ok=True)

@@ -42,6 +42,7 @@ class Job:
     inputs: tuple = () # of Job: whose folders it reads
     single: bool = False # one process, whatever devices there are: it writes files and trains nothing
     stage: str = "" # whose notebook runs it; "": the target's module
+    threads: int = 0 # of each process on a CPU; 0: `launch.threads`. Other numbers are other last bits
 
     @property
     def name(self): return self.out.name
@@ -73,10 +74,10 @@ def processes(run: Run, single: bool = False) -> int: # of one job
     return 1 if single else run.launch["processes"] or len(devices()) or 1
 
 
-def lanes(run: Run, single: bool = False) -> int:
+def lanes(run: Run, single: bool = False, threads: int = 0) -> int: # threads: of each process; 0: `launch.threads`
     "Return how many jobs run side by side: on GPUs one, which has them all; on a CPU one for each core."
     if devices() or single: return 1
-    return run.launch["lanes"] or max(1, (os.cpu_count() or 1) // (processes(run) * run.launch["threads"]))
+    return run.launch["lanes"] or max(1, (os.cpu_count() or 1) // (processes(run) * (threads or run.launch["threads"])))
 
 # %% ../../nbs/core/launch.ipynb #addbdb18
 CHILD = "from flowers102_study.core.launch import child; child()"
@@ -291,16 +292,15 @@ def run_jobs(
         for job in jobs:
             if job.done() or not prepare(job): board.say(job.name, "done before")
             else: waiting.append(job)
-        alone_here = len(jobs) == 1 and not jobs[0].single and processes(run) == 1
-        threads = run.launch["alone" if alone_here else "threads"] # by what was asked, not by what is left: other threads are other last bits
-        if waiting: work_off(run, waiting, title, board, threads)
+        for threads in dict.fromkeys(job.threads for job in waiting): # those of one kind together
+            work_off(run, [job for job in waiting if job.threads == threads], title, board, threads)
     undone = [job.name for job in waiting if not job.done()]
     if undone: raise RuntimeError(f"{title} ended, and {', '.join(undone)} is not there; see {shown(run.logs / f'{title}.log')}")
 
 # %% ../../nbs/core/launch.ipynb #92c5104a
 def work_off(run: Run, jobs: list, title: str, board: Board, threads: int):
     "Start the lanes, wait, and raise RuntimeError with a child's own words if one fails."
-    log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single), len(jobs))
+    log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single, threads), len(jobs))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
         cuts = [len(jobs) * i // side_by_side for i in range(side_by_side + 1)] # neighbours stay together: they may share a model
@@ -342,7 +342,7 @@ def start_lane(run: Run, jobs: list, title: str, log, board: Board, threads: int
     "Start one child on a list of jobs, and a thread that reads what it says."
     plan = run.logs / f"{title}.json"
     write_json(plan, [dict(target=j.target, out=str(j.out), spec=j.spec, inputs=[str(i.out) for i in j.inputs], key=j.key()) for j in jobs])
-    process = subprocess.Popen(command(run, plan, jobs[0].single), env=environment(run, threads), cwd=run.folder, stdout=subprocess.PIPE,
+    process = subprocess.Popen(command(run, plan, jobs[0].single), env=environment(run, threads or run.launch["threads"]), cwd=run.folder, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=with_parent)
     process.words = []
     def read():

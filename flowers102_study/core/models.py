@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
-           'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'features',
-           'pooled', 'prompt_facts', 'hidden_states', 'encoded']
+           'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'pooled',
+           'watched', 'tower_output', 'features', 'features_and_tower', 'prompt_facts', 'hidden_states', 'encoded']
 
 # %% ../../nbs/core/models.ipynb #bb344b25
 import functools
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -300,22 +301,6 @@ def answer(
 POOLINGS = ("last", "visual", "mean")
 
 
-def features(
-    vlm: VLM,
-    images, # (n, size, size, 3) uint8
-    questions: list, # n texts
-    layers: list, # of hidden states; negative from the end
-    pooling: list = POOLINGS,
-) -> np.ndarray: # (n, layers, poolings, width) float32
-    "Return pooled hidden states of each picture with its question."
-    import torch
-    batch = inputs(vlm, images, questions)
-    for how in pooling: one_of(how, POOLINGS, "pooling")
-    with torch.inference_mode(): states = hidden_states(vlm, batch)
-    require(all(-len(states) <= layer < len(states) for layer in layers), f"there are {len(states)} layers of hidden states, 0 to {len(states) - 1}; asked for {layers}")
-    return torch.stack([torch.stack([pooled(states[layer], batch, vlm.image_token, how) for how in pooling], 1) for layer in layers], 1).cpu().numpy()
-
-
 def pooled(
     state, # (n, tokens, width), of rows padded on the left
     batch: dict, # input_ids and attention_mask, (n, tokens)
@@ -326,6 +311,59 @@ def pooled(
     if how == "last": return state[:, -1].float()
     mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[..., None].float()
     return (state.float() * mask).sum(1) / mask.sum(1)
+
+# %% ../../nbs/core/models.ipynb #8902f709
+@contextmanager
+def watched(part): # yields a list of what a module returns
+    "Note what a module returns inside a `with` block."
+    seen = []
+    hook = part.register_forward_hook(lambda module, given, returned: seen.append(returned))
+    try: yield seen
+    finally: hook.remove()
+
+
+def tower_output(
+    state, # (n, tokens, width): layer 0
+    handed, # what the vision tower returned
+    batch: dict, # input_ids and attention_mask, (n, tokens)
+    image_token: int,
+): # (n, width · (1 + inner outputs)) float32
+    "Pool all that a vision tower hands over, over the image tokens."
+    import torch
+    inner = getattr(handed, "deepstack_features", None) or []
+    parts = [part.float().view(len(state), -1, part.shape[-1]).mean(1) for part in inner]
+    return torch.cat([pooled(state, batch, image_token, "visual"), *parts], 1)
+
+
+def features(
+    vlm: VLM,
+    images, # (n, size, size, 3) uint8
+    questions: list, # n texts
+    layers: list, # of hidden states; negative from the end
+    pooling: list = POOLINGS,
+) -> np.ndarray: # (n, layers, poolings, width) float32
+    "Return pooled hidden states of each picture with its question."
+    return features_and_tower(vlm, images, questions, layers, pooling)[0]
+
+
+def features_and_tower(
+    vlm: VLM,
+    images, # as of `features`
+    questions: list,
+    layers: list,
+    pooling: list = POOLINGS,
+) -> tuple: # what `features` returns, and `tower_output`, both as arrays
+    "Return pooled hidden states, and what the vision tower handed over."
+    import torch
+    batch = inputs(vlm, images, questions)
+    for how in pooling: one_of(how, POOLINGS, "pooling")
+    with torch.inference_mode(), watched(vlm.net.get_submodule(vlm.family.tower)) as handed:
+        states = hidden_states(vlm, batch)
+        tower = tower_output(states[0], handed[0], batch, vlm.image_token)
+    known = all(-len(states) <= layer < len(states) for layer in layers)
+    require(known, f"there are {len(states)} layers of hidden states, 0 to {len(states) - 1}; asked for {layers}")
+    each = lambda layer: torch.stack([pooled(states[layer], batch, vlm.image_token, how) for how in pooling], 1)
+    return torch.stack([each(layer) for layer in layers], 1).cpu().numpy(), tower.cpu().numpy()
 
 # %% ../../nbs/core/models.ipynb #40d30d61
 def prompt_facts(vlm: VLM, question: str) -> dict: # prompt_ids, image_token, side, resample, mean, std, revision, dtype, parameters

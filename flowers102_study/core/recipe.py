@@ -9,7 +9,7 @@ __all__ = ['SECONDS', 'PICTURE', 'NOTEBOOKS', 'FULL', 'LEAST', 'PASSES', 'COUNT'
 # %% ../../nbs/core/recipe.ipynb #413d8256
 import math
 
-from .settings import require
+from .settings import read_profile, require
 
 # %% ../../nbs/core/recipe.ipynb #58409145
 # seconds of a step: of all four models of stage 03, of fine-tuning, of a CNN
@@ -45,16 +45,16 @@ def steps_for(
     minutes: int = 0, # of the whole study on two cores; 0: by the number of pictures
 ) -> dict: # as FULL; raises SettingsError where the time is too short for anything
     "Choose how long everything trains."
-    minutes = minutes or (15 if pictures < SMALL else 60)
+    least = math.ceil(seconds_of(LEAST, pictures) / 60)
+    require(not minutes or least <= minutes, f"{minutes} minutes are too few for {pictures:,} pictures; "
+            f"about {least} are the least: --minutes {least}")
+    minutes = max(least, minutes or (15 if pictures < SMALL else 60))
     wanted = dict(FULL)
     for part, passes in PASSES.items():
         by_passes = passes * training_pictures(pictures) / BATCH
         wanted[part] = min(max(FULL[part] / 4, by_passes), 2 * FULL[part])
     start = seconds_of(dict.fromkeys(FULL, 0), pictures)
     share = min(1, (60 * minutes - start) / (seconds_of(wanted, pictures) - start))
-    least = seconds_of(LEAST, pictures) / 60
-    require(least <= minutes, f"{minutes} minutes are too few for {pictures:,} pictures; "
-            f"about {math.ceil(least)} are the least: --minutes {math.ceil(least)}")
     return {part: max(LEAST[part], round(share * n)) for part, n in wanted.items()}
 
 # %% ../../nbs/core/recipe.ipynb #a640f308
@@ -73,7 +73,8 @@ def describe(
     steps: dict, # as FULL
 ) -> str:
     "Say what was chosen and how long it should take."
-    passes = steps["sft"] * BATCH / training_pictures(pictures)
+    taught = training_pictures(pictures)
+    passes = steps["sft"] * min(BATCH, taught) / taught
     minutes = seconds_of(steps, pictures) / 60
     return (f"{pictures:,} pictures of {classes:,} classes: the profile photos, with {steps['sft']:,} steps of "
             f"fine-tuning (about {passes:.0f} passes over the training pictures) and {steps['resnet']:,} of each "

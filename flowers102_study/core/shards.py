@@ -89,17 +89,18 @@ def model_source(spec: dict, inputs: list) -> str:
 def extract(
     spec: dict, # {"model", "weights", "models": size, dtype, system; "question", "layers", "pooling", "splits", "batch"}
     inputs: list, # [data], and the model where the pocket makes it
-    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32; base.json, result.json
+    folder: Path, # to be filled: <split>.npy, (n, layers, poolings, width) float32; <split>.tower.npy; base.json, result.json
 ):
     "Write features of every picture. A job."
-    from flowers102_study.core.models import features, prompt_facts
+    from flowers102_study.core.models import features_and_tower, prompt_facts
     accelerator = join_processes()
     vlm = borrow(model_source(spec, inputs), str(accelerator.device), spec["models"])
     pixels = {s: np.load(inputs[0] / "pixels" / f"{s}.npy", mmap_mode="r") for s in spec["splits"]}
     places = [(s, i) for s in spec["splits"] for i in range(len(pixels[s]))]
     def work(rows):
         images = np.stack([pixels[s][i] for s, i in (places[r] for r in rows)])
-        return {"features": features(vlm, images, [spec["question"]] * len(rows), spec["layers"], spec["pooling"])}
+        states, tower = features_and_tower(vlm, images, [spec["question"]] * len(rows), spec["layers"], spec["pooling"])
+        return {"features": states, "tower": tower}
     earlier = folder / "checkpoints" / "measured.json" # of a life that was cut short
     meter = Meter(accelerator.device, json.loads(earlier.read_text()) if earlier.exists() else None)
     found = spread(accelerator, folder, len(places), spec["batch"], work, meter)
@@ -108,5 +109,7 @@ def extract(
     write_json(folder / "base.json", prompt_facts(vlm, spec["question"]))
     start = 0
     for split in spec["splits"]:
-        np.save(folder / f"{split}.npy", found["features"][start:start + len(pixels[split])])
+        rows = slice(start, start + len(pixels[split]))
+        np.save(folder / f"{split}.npy", found["features"][rows])
+        np.save(folder / f"{split}.tower.npy", found["tower"][rows])
         start += len(pixels[split])

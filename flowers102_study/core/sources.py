@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .launch import progress
+from .launch import alone, progress
 from .pocket import draw, poses, species
 from .records import digest, seal, sealed
 from .settings import SettingsError, one_of, package_folder
@@ -123,16 +123,17 @@ def fetch(
 def append(requests, address: str, part: Path, name: str):
     "Add what is missing to a part of a file."
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(address, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=60) as reply:
+    with requests.get(address, headers={"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {}), stream=True, timeout=60) as reply:
         if reply.status_code == 416: return # nothing is missing
         reply.raise_for_status()
         if reply.status_code != 206: have = 0 # a server that sends the whole file again
         whole = have + int(reply.headers.get("Content-Length", 0))
+        unit, shift = ("MB", 20) if whole >= 1 << 20 else ("kB", 10)
         with open(part, "ab" if have else "wb") as file:
             for chunk in reply.iter_content(1 << 20):
                 file.write(chunk)
                 have += len(chunk)
-                progress("data", have >> 20, max(whole, have) >> 20, f"MB of {name}")
+                progress("data", have >> shift, max(whole, have) >> shift, f"{unit} of {name}")
     if have < whole: raise requests.ConnectionError(f"{name} ended after {have:,} of {whole:,} bytes")
 
 
@@ -144,7 +145,11 @@ def download_oxford(
     "Download, check and unpack Oxford Flowers102, unless it is there already."
     import pooch
     if sealed(folder): return folder
-    try: paths = {name: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder, downloader=fetch)) for name, md5 in sums.items()}
+    get = lambda name, md5: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder, downloader=fetch))
+    try:
+        with alone(folder, "download"): paths = {name: get(name, md5) for name, md5 in sums.items()}
+    except SettingsError: raise # another process downloads
+    except ValueError as error: raise SettingsError(f"{error}. The next call downloads it again.") from error
     except OSError as error: # requests' errors too
         raise SettingsError(f"could not download Flowers102 from {base} ({error}). Without a network: choose data=drawn, or point "
                             "data= at a folder that holds jpg/, imagelabels.mat and setid.mat") from error

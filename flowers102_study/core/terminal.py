@@ -24,7 +24,7 @@ def expected(
     own = run.notebooks / f"{stem}.json"
     if own.exists() and (told := json.loads(own.read_text()).get("with_jobs")): return told
     published = project_root() / "report" / "results" / run.profile / "seconds.json"
-    return json.loads(published.read_text()).get(stem) if not run.asked["data"] and published.exists() else None
+    return json.loads(published.read_text()).get(stem) if (run.drawn or not run.asked["data"]) and published.exists() else None
 
 
 def to_go(
