@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .models import FAMILIES, POOLINGS, loaded, pooled, tower_output, watched
+from .models import FAMILIES, POOLINGS, loaded, pooled, inner_outputs, tower_output
 from .settings import one_of, require
 from .towers import streamline
 
@@ -106,8 +106,8 @@ class VLMForImageClassification(OnABase):
         require(self.base is not None, "the head has no base; load it with from_pretrained")
         batch = asked_about(self.base, self.config, pixel_values)
         tower = self.base.get_submodule(FAMILIES[self.base.config.model_type].tower)
-        with watched(tower) as handed: states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
-        if self.config.pooling == "tower": return tower_output(states[0], handed[0], batch, self.config.image_token)
+        with inner_outputs(tower) as inner: states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        if self.config.pooling == "tower": return tower_output(states[0], inner, batch, self.config.image_token)
         return pooled(states[self.config.layer], batch, self.config.image_token, self.config.pooling)
 
 # %% ../../nbs/core/heads.ipynb #9d529c5b

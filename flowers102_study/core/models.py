@@ -6,7 +6,8 @@
 __all__ = ['FAMILIES', 'POOLINGS', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
            'base_of', 'loaded', 'load', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs', 'answer', 'pooled',
-           'watched', 'tower_output', 'features', 'features_and_tower', 'prompt_facts', 'hidden_states', 'encoded']
+           'inner_outputs', 'tower_output', 'features', 'features_and_tower', 'prompt_facts', 'hidden_states',
+           'encoded']
 
 # %% ../../nbs/core/models.ipynb #bb344b25
 import functools
@@ -314,23 +315,25 @@ def pooled(
 
 # %% ../../nbs/core/models.ipynb #8902f709
 @contextmanager
-def watched(part): # yields a list of what a module returns
-    "Note what a module returns inside a `with` block."
+def inner_outputs(
+    tower, # a vision tower
+): # yields a list, to be filled: one (n · tokens, width) of every inner output; none of a tower without any
+    "Note what a vision tower hands over beside its last output, inside a `with` block."
     seen = []
-    hook = part.register_forward_hook(lambda module, given, returned: seen.append(returned))
+    note = lambda module, given, returned: seen.extend(getattr(returned, "deepstack_features", None) or [])
+    hook = tower.register_forward_hook(note)
     try: yield seen
     finally: hook.remove()
 
 
 def tower_output(
     state, # (n, tokens, width): layer 0
-    handed, # what the vision tower returned
+    inner: list, # as `inner_outputs` noted them
     batch: dict, # input_ids and attention_mask, (n, tokens)
     image_token: int,
 ): # (n, width · (1 + inner outputs)) float32
     "Pool all that a vision tower hands over, over the image tokens."
     import torch
-    inner = getattr(handed, "deepstack_features", None) or []
     parts = [part.float().view(len(state), -1, part.shape[-1]).mean(1) for part in inner]
     return torch.cat([pooled(state, batch, image_token, "visual"), *parts], 1)
 
@@ -357,9 +360,9 @@ def features_and_tower(
     import torch
     batch = inputs(vlm, images, questions)
     for how in pooling: one_of(how, POOLINGS, "pooling")
-    with torch.inference_mode(), watched(vlm.net.get_submodule(vlm.family.tower)) as handed:
+    with torch.inference_mode(), inner_outputs(vlm.net.get_submodule(vlm.family.tower)) as inner:
         states = hidden_states(vlm, batch)
-        tower = tower_output(states[0], handed[0], batch, vlm.image_token)
+        tower = tower_output(states[0], inner, batch, vlm.image_token)
     known = all(-len(states) <= layer < len(states) for layer in layers)
     require(known, f"there are {len(states)} layers of hidden states, 0 to {len(states) - 1}; asked for {layers}")
     each = lambda layer: torch.stack([pooled(states[layer], batch, vlm.image_token, how) for how in pooling], 1)
