@@ -84,7 +84,7 @@ def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
     assert changed(first, second) == {"08_resnet.ipynb", "resnet50.mixcut"} # prose is shown again, what was spoilt is made again, and no more
     again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     third = stamps(study)
-    assert changed(second, third) == {"08_resnet.ipynb", "resnet50"}
+    assert changed(second, third) == {"08_resnet.ipynb", "resnet50", "resnet50.s1"}
     one = ("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     again(*one, "--set", "data.near=7")
     fourth = stamps(study)
