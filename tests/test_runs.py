@@ -74,7 +74,7 @@ def test_second_run_does_nothing(smoke):
 
 def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
     study = copy_of_study(tmp_path)
-    for part in ("data", "audit", "arms/resnet50", "arms/resnet50.mixcut", "notebooks", "figures"): shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
+    for part in ("data", "audit", "arms/resnet50", "arms/resnet50.mixcut", "arms/resnet50.s1", "notebooks", "figures"): shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
     again = lambda *words: call(study, "flowers102-study", "run", "data", "resnet", "--profile", "smoke", *words)
     first = stamps(study)
     edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say", "What a training loss can say")

@@ -125,7 +125,7 @@ def environment(run: Run, threads: int) -> dict: # for subprocess; threads: of e
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH")]))
     fixed = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
              "TOKENIZERS_PARALLELISM": "false"}
-    if int(threads) > (os.cpu_count() or 1): fixed |= {"OMP_WAIT_POLICY": "passive"} # threads that share a core must not wait by spinning
+    if int(threads) > 1: fixed |= {"OMP_WAIT_POLICY": "passive"} # beside other work, threads that wait by spinning take the core from each other
     config = accelerate_config(run.launch["config"])
     if config["distributed_type"] == "FSDP" and not devices() and processes(run) > 1: # on GPUs accelerate's launcher says the same
         fixed |= {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value) for key, value in config["fsdp_config"].items()}
