@@ -13,7 +13,7 @@ from .settings import read_profile, require
 
 # %% ../../nbs/core/recipe.ipynb #58409145
 # seconds of a step: of all four models of stage 03, of fine-tuning, of a CNN
-SECONDS = {"pocket": 2.2, "sft": .42, "resnet": .11}
+SECONDS = {"pocket": 2.2, "sft": .6, "resnet": .16}
 PICTURE = .12 # seconds that a picture takes in all stages together: read, asked about, turned into features
 NOTEBOOKS = 150 # seconds that nine notebooks take without their jobs
 FULL = {"pocket": 280, "sft": 2000, "resnet": 3000} # steps of `photos`
