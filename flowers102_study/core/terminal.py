@@ -68,7 +68,7 @@ class Teller:
         from rich.console import Console
         self.how, self.of, self.out = how, of, out or sys.stdout
         self.started, self.live, self.jobs, self.said = time.time(), None, {}, {}
-        self.console = Console(file=self.out, highlight=False, markup=False, soft_wrap=True)
+        self.console = Console(file=self.out, highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
 
     def say(self, text: str, **event):
         "Say one thing, in words or as JSON."
