@@ -76,7 +76,7 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
     shutil.rmtree(job.out)
     prepare(job)
     with open(run.logs / "kill.log", "a") as log:
-        child = start_lane(run, [job], "kill", log, Board([]))
+        child = start_lane(run, [job], "kill", log, Board([]), 1)
         while len(list(parts.glob("*.npz"))) < 3: time.sleep(.005); assert child.poll() is None
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
