@@ -158,6 +158,8 @@ def leave_together():
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(0) # threads of gloo that outlive the interpreter would abort it
 
 
 def with_parent():
