@@ -71,7 +71,8 @@ def reseeded(job: Job, seed: int) -> Job:
     "Train with another seed; the pictures, the questions and the models as they come stay the same."
     job = replace(job, inputs=tuple(reseeded(i, seed) for i in job.inputs))
     trains = job.target == "flowers102_study.sft:train" or any(i.target == "flowers102_study.sft:train" for i in job.inputs) and "seed" in job.spec
-    return replace(job, spec=job.spec | {"seed": seed}) if trains else job
+    if not trains: return job
+    return replace(job, spec=job.spec | {"seed": seed}, threads=0) # seeds have each other to share the cores with
 
 # %% ../nbs/06_ablation.ipynb #24b8f190
 def choose(

@@ -56,7 +56,7 @@ def collect(run: Run, figures: Path, records: Path):
     for part, name in RECORDS.items():
         if (run.folder / part).exists(): write_json(records / f"{name}.json", json.loads((run.folder / part).read_text()))
     write_json(records / "seconds.json", {stem: record.get("with_jobs") or record["seconds"] for stem, record in shown_by.items()})
-    write_json(records / "index.json", {"arms": arms, "asked": asked_arms(run), "figures": sorted({Path(part).stem for part in drawn}), "label": label_of(run), "profile": Path(run.profile).stem, "source": shown_source(run), "sft": run.sft, "crop": run.data["crop"]})
+    write_json(records / "index.json", {"arms": arms, "asked": asked_arms(run), "figures": sorted({Path(part).stem for part in drawn}), "label": label_of(run), "profile": Path(run.profile).stem, "source": shown_source(run), "sft": run.sft, "crop": run.data["crop"], "side": run.models["size"]})
     if asks_openly(run): write_json(records / "reading.json", {"network": against_network(run), **circumstances(run)})
 
 # %% ../nbs/publishing.ipynb #af3cf4bd

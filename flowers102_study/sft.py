@@ -23,7 +23,7 @@ from .core.settings import Run, one_of, require
 from .core.shards import model_source
 from .core.sources import listing_sum
 from .core.training import answer_loss, arguments, checkpoints, few, joined, keeper, line_up, newest, optimizers, share_out, taught, trace, train_along, watcher
-from .core.views import augmented
+from .core.views import augmented, keyed_each, pasted
 from .data import data_job, expected, read_index, read_pixels, read_report, read_whole
 from .prompts import prompts_job, read_prompts
 
@@ -166,15 +166,23 @@ def train(
     steps, model = step_count(block, len(rows), batch), trainable(vlm, block)
     counts, student = count_trained(model), copy.copy(vlm)
     student.net = model # with its adapters, and where weights are sharded the one that can gather them
-    line, size = line_up(len(rows), steps, batch, spec["seed"]), spec["models"]["size"]
+    labels, size = torch.tensor([r["label"] for r in rows]), spec["models"]["size"]
+    line = line_up(len(rows), steps, batch, spec["seed"])
     pictures = lambda some: np.stack([pixels[i] for pixels, i in (shown[k] for k in some)])
     guide = Guide(vlm, len(names), block["smoothing"], batch) if block["guide"] else None
+    def view(some, passes):
+        return augmented(pictures(some), some, size, block["area"], block["jitter"], spec["seed"], passes)
     def collate(places): # in the line
-        some = line[places]
+        some, classes = line[places], labels[line[places]]
         passes = np.array(places) // (len(rows) // batch * batch)
-        seen = augmented(pictures(some), some, size, block["area"], block["jitter"], spec["seed"], passes) if block["augment"] else pictures(some)
+        seen = view(some, passes) if block["augment"] else pictures(some)
+        if block["pasted"]:
+            u, shares = keyed_each(spec["seed"], passes, some), torch.eye(len(names))
+            partners = (u[:, 9] * len(rows)).astype(int)
+            seen, classes = pasted(seen, shares[classes], view(partners, passes), shares[labels[partners]],
+                                   u[:, 10:15], block["pasted"])
         made = taught(vlm, seen, [rows[i]["question"] for i in some], [rows[i]["answer"] for i in some])
-        return made | ({"classes": torch.tensor([rows[i]["label"] for i in some], device=vlm.device)} if guide else {})
+        return made | ({"classes": classes.to(vlm.device)} if guide else {})
     def loss(outputs, labels, num_items_in_batch=None):
         own = answer_loss(outputs, labels, num_items_in_batch, block["smoothing"])
         return own + block["guide"] * guide.loss if guide else own
@@ -227,6 +235,7 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     one_of(block["optimizer"], ("adamw", "muon"), "optimizer (sft.optimizer)")
     require(min(block["jitter"], block["smoothing"], block["guide"]) >= 0 and max(block["jitter"], block["smoothing"]) < 1, "sft.jitter and sft.smoothing are shares from 0 to below 1, sft.guide a weight of at least 0")
     require(.05 <= block["area"] <= 1, "sft.area is a share of a picture's area: from 0.05 to 1")
+    require(0 <= block["pasted"] <= 1 and not (block["pasted"] and not block["augment"]), "sft.pasted is a share of the pictures, from 0 to 1, and wants sft.augment: true")
     require(not (block["augment"] and block["mixed"] and run.data["crop"] < 1), "sft.mixed is not for sft.augment where data.crop is below 1: mixed pictures have no margin to crop from")
     plain = run.launch["config"] == "ddp" or processes(run) == 1
     require(plain or block["optimizer"] == "adamw" and not block["guide"], "sft.optimizer muon and sft.guide want launch.config ddp: they are not sharded")

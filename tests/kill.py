@@ -19,7 +19,7 @@ from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import open_run
 
 PHOTOS = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3} # small, and with every setting of the profile `photos` that could forget something
+          "sft.jitter": .3, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5} # small, and with every setting of the profile `photos` that could forget something
 SFT = (sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 12)
 STAGES = { # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs to the first one
     "resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0], "model/model.safetensors", "*.sha256", 1),

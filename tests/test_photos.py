@@ -10,10 +10,11 @@ from flowers102_study.core.launch import prepare, run_jobs
 from flowers102_study.core.pocket_models import taught_classes, with_photographs
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import SettingsError, open_run
+from flowers102_study.core.views import keyed, pasted
 from test_data import class_folders
 
 RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
+          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,16 @@ def test_what_is_exported_looks_at_the_middle_too():
     assert np.abs(theirs[1] - theirs[.8]).mean() > .05
 
 
+def test_a_box_leaves_the_larger_half_and_the_targets_say_how_much():
+    import torch
+    black, white = (np.full((60, 32, 32, 3), value, np.uint8) for value in (0, 255))
+    own, other = torch.eye(2)[[0] * 60], torch.eye(2)[[1] * 60]
+    seen, targets = pasted(black, own, white, other, keyed(1, 0, range(60))[:, 10:15], .5)
+    covered = seen.mean((1, 2, 3)) / 255
+    assert covered.max() <= .5 + 1 / 32 and 10 < (covered > 0).sum() < 50 # a box ends on whole pixels
+    assert np.allclose(targets[:, 1], covered, atol=1e-5) and np.allclose(targets.sum(1), 1)
+
+
 def test_fine_tuning_has_threads_of_its_own(whole):
     run = whole.changed({"launch.alone": 3})
     assert sft.train_job(run).threads == 3 and sft.arm_job(run).threads == 0 and sft.train_job(run).spec == sft.train_job(whole).spec
@@ -117,7 +128,7 @@ def test_an_adapter_trains_without_a_guide(whole):
 
 
 @pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"pocket.size": 50}, "multiple of 16"),
-                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"), ({"sft.area": 0.}, "sft.area"), ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
+                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"), ({"sft.area": 0.}, "sft.area"), ({"sft.pasted": 1.5}, "sft.pasted"), ({"sft.pasted": .5, "sft.augment": False}, "sft.pasted"), ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
                                          ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2}, "launch.config ddp")])
 def test_wrong_values_are_refused(wrong, said):
     from flowers102_study import resnet

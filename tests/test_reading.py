@@ -77,11 +77,11 @@ def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
     records = study / "report/results/smoke"
     told = json.loads((records / "hypotheses.json").read_text())
     made = {paper}
-    for verdict in ("supported", "not supported", "undecided"):
+    for verdict in ("supported", "not supported", "undecided", "no verdict"):
         for row in (*told["comparisons"], *told["hypotheses"].values()): row["verdict"] = verdict
         (records / "hypotheses.json").write_text(json.dumps(told))
         made.add(typeset(study, "smoke"))
-    assert len(made) >= 3 # one of the three may be what the run said
+    assert len(made) >= 4 # one of the four may be what the run said
     index = json.loads((records / "index.json").read_text()) | {"profile": "paper", "source": "oxford", "label": ""}
     (records / "index.json").write_text(json.dumps(index))
     (records / "hypotheses.json").write_text(json.dumps(told | {"drawn": False, "seeded": ["sft", "resnet"]}))
@@ -91,6 +91,24 @@ def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
     told["hypotheses"]["H2"]["verdict"] = "not supported"
     (records / "hypotheses.json").write_text(json.dumps(told))
     assert typeset(study, "smoke") not in made
+
+
+def test_the_paper_on_photographs_has_a_section_on_drawings(smoke, tmp_path):
+    from flowers102_study.publishing import typeset
+    study = published(smoke, tmp_path)
+    for kind in ("figures", "report/results"):
+        shutil.copytree(study / kind / "smoke", study / kind / "photos")
+    index = study / "report/results/photos/index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"profile": "photos", "source": "oxford", "label": ""}))
+    alone = typeset(study, "photos")
+    for kind in ("figures", "report/results"): shutil.copytree(study / kind / "smoke", study / kind / "pocket")
+    both = typeset(study, "photos")
+    assert both != alone and typeset(study, "photos") == both
+    told = study / "report/results/pocket/hypotheses.json"
+    rows = json.loads(told.read_text())
+    rows["comparisons"][0]["effect"] += .1 # a number of the drawn run that the section shows
+    told.write_text(json.dumps(rows))
+    assert typeset(study, "photos") != both
 
 
 def test_no_number_of_a_run_is_typed_in_the_paper():

@@ -166,6 +166,7 @@ def test_three_seeds_cover(spread):
 
 
 def test_verdicts_follow_the_rule():
+    assert len(holm([])) == 0 # every comparison between arms on the same features
     assert verdict(-.2, 1e-9) == "not supported" and verdict(.2, .049) == "supported" and verdict(.2, .051) == verdict(0., 1.) == "undecided"
     assert together(["undecided", "not supported"]) == "not supported" and together(["undecided"]) == "undecided"
 
@@ -177,6 +178,7 @@ def test_seeds_of_one_arm_meet_the_others_only_record():
     assert seed_differences(single, single) is None
     found = seed_differences(many, single)
     assert found["seeds"] == 3 and math.isclose(found["value"], -seed_differences(single, many)["value"])
+    assert seed_differences(many, many[:2]) is None # unequal numbers of seeds are no pairs
 
 
 def test_temperature_and_selection():
