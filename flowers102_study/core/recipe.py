@@ -16,9 +16,9 @@ from .settings import read_profile, require
 SECONDS = {"pocket": 2.2, "sft": .6, "resnet": .16}
 PICTURE = .12 # seconds that a picture takes in all stages together: read, asked about, turned into features
 NOTEBOOKS = 150 # seconds that nine notebooks take without their jobs
-FULL = {"pocket": 280, "sft": 2000, "resnet": 3000} # steps of `photos`
+FULL = {"pocket": 280, "sft": 2400, "resnet": 3000} # steps of `photos`
 LEAST = {"pocket": 80, "sft": 200, "resnet": 300} # below these, next to nothing is learnt
-PASSES = {"sft": 40, "resnet": 60} # over the training pictures, as `photos` makes them over some thousands
+PASSES = {"sft": 48, "resnet": 60} # over the training pictures, as `photos` makes them over some thousands
 COUNT = {"pocket": 1, "sft": 1, "resnet": 2} # trainings; CNNs: the headline's, and one without augmentation
 BATCH = 64
 
