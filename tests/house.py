@@ -58,13 +58,16 @@ def numbers(text: str) -> set:
 
 
 def told_numbers(root: Path) -> set:
-    "Every decimal that a committed score can stand behind: its value and the ends of its interval in percent; and the original's."
+    "Every decimal that a committed score or test can stand behind: its value and the ends of its interval in percent, its p; and the original's."
     found = set()
     for path in (root / "report" / "results").glob("*/*.json"):
         result = json.loads(path.read_text())
         for g in result.get("groups", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
         for g in result.get("told", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
-        for r in result.get("comparisons", []): found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
+        tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else [])]
+        for r in tests: found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
+        chances = [r.get("holm_p", r["p"]) for r in tests]
+        found |= {"0.001" if p < .001 else f"{p:.2g}" for p in chances} | {f"{result['level']}" for _ in chances if "level" in result}
         for score in (result.get("scores") or {}).values(): found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
     original = json.loads((root / "report" / "results" / "original.json").read_text())
     from flowers102_study.core.metrics import wilson
