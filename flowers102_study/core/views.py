@@ -23,7 +23,11 @@ def keyed(
     return np.stack([np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, int(i), 0, 0])).random(count) for i in indices])
 
 
-def keyed_each(seed: int, epochs, indices) -> np.ndarray: # (n, 20); epochs: (n,), one for each index
+def keyed_each(
+    seed: int,
+    epochs, # (n,) of each picture its own
+    indices, # (n,) of pictures
+) -> np.ndarray: # (n, 20) float64 in [0, 1)
     "Draw the same numbers where pictures are in different epochs."
     return np.concatenate([keyed(seed, int(e), [i]) for e, i in zip(epochs, indices)])
 
