@@ -1,7 +1,8 @@
 """How much faster the pocket's trainings are in the environment that the launcher gives its jobs.
 
-One JSON line a training: the CNN and a language model with its tower, on two threads. Each repeat is a process of its own,
-with and without the settings in turn; the weights after the last step must be the same bytes.
+One JSON line a training: the CNN and a language model with its tower, on two threads. Each repeat is
+a process of its own, with and without the settings in turn; the weights after the last step must be
+the same bytes.
 """
 import hashlib
 import json
@@ -24,7 +25,8 @@ def train_network() -> tuple: # (seconds of a step, parameters)
     from flowers102_study.resnet import build_model, tensors, train_epoch, wrap
     block = open_run("photos", "benchmark").resnet
     torch.manual_seed(0)
-    model, optimizer = wrap(Accelerator(cpu=True), build_model(block, [str(k) for k in range(102)]), block)
+    model, optimizer = wrap(Accelerator(cpu=True), build_model(block, [str(k) for k in range(102)]),
+                            block)
     pixels, labels = torch.randint(256, (512, 92, 92, 3), dtype=torch.uint8), torch.randint(102, (512,))
     average, rng = [t.detach().clone() for t in tensors(model)], np.random.default_rng(0)
     make = lambda rows: training_batch(pixels, labels, rows, 102, block, 0, 0)
@@ -78,24 +80,28 @@ def measure(name: str) -> dict:
     from flowers102_study.core.settings import open_run
     ours = environment(open_run("photos", "benchmark"), 2)
     plain = {k: v for k, v in ours.items() if not k.startswith(("MALLOC", "GOMP"))}
-    ways = {"passive threads, memory returned": plain | {"OMP_WAIT_POLICY": "passive"}, "PyTorch's own": plain, "ours": ours}
+    ways = {"passive threads, memory returned": plain | {"OMP_WAIT_POLICY": "passive"},
+            "PyTorch's own": plain, "ours": ours}
     seconds, weights = {k: [] for k in ways}, set()
     for _ in range(REPEATS):
         for way, environ in ways.items():
-            printed = subprocess.run([sys.executable, __file__, name], env=environ, capture_output=True, text=True, check=True).stdout
+            printed = subprocess.run([sys.executable, __file__, name], env=environ, capture_output=True,
+                                     text=True, check=True).stdout
             took, content = json.loads(printed.splitlines()[-1])
             seconds[way].append(took)
             weights.add(content)
     middle = {way: statistics.median(took) for way, took in seconds.items()}
     return {"training": name, "seconds a step": {k: round(v, 3) for k, v in middle.items()},
-            "ratio": {k: round(v / middle["ours"], 2) for k, v in middle.items() if k != "ours"}, "equal": len(weights) == 1}
+            "ratio": {k: round(v / middle["ours"], 2) for k, v in middle.items() if k != "ours"},
+            "equal": len(weights) == 1}
 
 
 TRAININGS = {"network": train_network, "language model": train_language_model}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1: child(sys.argv[1])
-    elif (os.cpu_count() or 1) < 2: sys.exit("two cores are needed: it is about threads that wait for one another")
+    elif (os.cpu_count() or 1) < 2:
+        sys.exit("two cores are needed: it is about threads that wait for one another")
     else:
         for name in TRAININGS:
             found = measure(name)

@@ -1,8 +1,9 @@
-"""How much faster training is when logits are computed at the answer only, when the tower is batched, and when features are kept.
+"""How much faster training is with logits at the answer only, a batched tower, and stored features.
 
-One JSON line a comparison. Both ways take turns on the same batches in one run; losses must agree to 1e-5.
-On a GPU a randomly initialised Qwen3-VL-4B in bfloat16 is measured, too: fine-tuning whole and with LoRA, and features,
-in pictures a second against their goals, and fine-tuning beside the stock model and loss.
+One JSON line a comparison. Both ways take turns on the same batches; losses must agree to 1e-5.
+On a GPU a randomly initialised Qwen3-VL-4B in bfloat16 is measured, too: fine-tuning whole and with
+LoRA, and features, in pictures a second against their goals, and fine-tuning beside the stock model
+and loss.
 """
 import json
 import statistics
@@ -24,19 +25,26 @@ from flowers102_study.core.training import answer_loss, taught
 def small(words, vocabulary: int = 2048) -> VLM:
     "Make a small Qwen3-VL that sees 448 pixels as the published one does, with the stock tower."
     from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-    text = dict(vocab_size=vocabulary, hidden_size=64, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
-                rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True})
-    vision = dict(depth=4, hidden_size=128, intermediate_size=512, num_heads=4, patch_size=16, out_hidden_size=64, num_position_embeddings=2304, deepstack_visual_indexes=[1, 2, 3])
+    text = dict(vocab_size=vocabulary, hidden_size=64, intermediate_size=192, num_hidden_layers=4,
+                num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2],
+                                 "mrope_interleaved": True})
+    vision = dict(depth=4, hidden_size=128, intermediate_size=512, num_heads=4, patch_size=16,
+                  out_hidden_size=64, num_position_embeddings=2304, deepstack_visual_indexes=[1, 2, 3])
     torch.manual_seed(0)
-    net = Qwen3VLForConditionalGeneration(configured(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True), words))
-    net.generation_config = GenerationConfig(eos_token_id=words.convert_tokens_to_ids("<|im_end|>"), pad_token_id=words.pad_token_id)
+    net = Qwen3VLForConditionalGeneration(configured(Qwen3VLConfig(
+                                                         text_config=text, vision_config=vision,
+                                                         tie_word_embeddings=True), words))
+    net.generation_config = GenerationConfig(eos_token_id=words.convert_tokens_to_ids("<|im_end|>"),
+                                             pad_token_id=words.pad_token_id)
     return VLM(net, real_processor(words), SIZE)
 
 
 def lesson(vlm: VLM, names: list, count: int, seed: int) -> dict:
     "Make a batch of random pictures with questions and answers."
     rng = np.random.default_rng(seed)
-    return taught(vlm, rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), [QUESTION] * count, [names[k] for k in rng.integers(0, len(names), count)])
+    return taught(vlm, rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), [QUESTION] * count,
+                  [names[k] for k in rng.integers(0, len(names), count)])
 
 
 def ours(net, batch: dict): # the loss
@@ -48,11 +56,16 @@ def ours(net, batch: dict): # the loss
 def stock(net, batch: dict): # the loss
     "Compute the loss as transformers does, given labels of the whole sequence."
     rest = {k: v for k, v in batch.items() if k not in ("labels", "logits_to_keep")}
-    whole = F.pad(batch["labels"], (batch["input_ids"].shape[1] - batch["labels"].shape[1], 0), value=-100)
+    whole = F.pad(batch["labels"], (batch["input_ids"].shape[1] - batch["labels"].shape[1], 0),
+                  value=-100)
     return net(**rest, labels=whole).loss
 
 
-def take_turns(ways: dict, repeats: int, device="cpu") -> tuple: # ({name: seconds}, largest difference of what they return)
+def take_turns(
+    ways: dict,
+    repeats: int,
+    device="cpu",
+) -> tuple: # ({name: seconds}, largest difference of what they return)
     "Time functions of a repeat's number in turn."
     seconds, apart = {k: [] for k in ways}, 0.
     for i in range(repeats + 1):
@@ -71,8 +84,11 @@ def say(name: str, seconds: dict, goal: float, equal: bool, note: str):
     "Print how many times faster the first way is than the second."
     mine, theirs = seconds.values()
     ratios = [b / a for a, b in zip(mine, theirs)]
-    print(json.dumps({"name": name, "ratio": round(statistics.median(ratios), 2), "goal": goal, "equal": equal, "n": len(ratios),
-                      "note": f"{note}; {1000 * statistics.median(mine):.1f} ms against {1000 * statistics.median(theirs):.1f} ms; ratios {min(ratios):.2f} to {max(ratios):.2f}"}), flush=True)
+    print(json.dumps({"name": name, "ratio": round(statistics.median(ratios), 2), "goal": goal,
+                      "equal": equal, "n": len(ratios),
+                      "note": f"{note}; {1000 * statistics.median(mine):.1f} ms against "
+                              f"{1000 * statistics.median(theirs):.1f} ms; ratios {min(ratios):.2f} to "
+                              f"{max(ratios):.2f}"}), flush=True)
     return equal
 
 
@@ -90,8 +106,11 @@ def compare_losses(words, names: list) -> bool:
     "Answer-only logits against logits everywhere, at Qwen3-VL's vocabulary."
     vlm = small(words, 151_936)
     batches = [lesson(vlm, names, 4, i) for i in range(3)]
-    seconds, apart = take_turns({"ours": stepped(vlm.net, ours, batches), "stock": stepped(vlm.net, stock, batches)}, 7)
-    return say("loss on the answer against the stock loss, one training step", seconds, 2.5, apart < 1e-5, f"{SIZE} px, vocabulary 151,936, batch 4, losses differ by at most {apart:.0e}")
+    seconds, apart = take_turns({"ours": stepped(vlm.net, ours, batches),
+                                 "stock": stepped(vlm.net, stock, batches)}, 7)
+    return say("loss on the answer against the stock loss, one training step", seconds, 2.5,
+               apart < 1e-5,
+               f"{SIZE} px, vocabulary 151,936, batch 4, losses differ by at most {apart:.0e}")
 
 
 def compare_towers(words, names: list) -> bool:
@@ -99,8 +118,10 @@ def compare_towers(words, names: list) -> bool:
     one, two = small(words), small(words)
     streamline(one.net)
     batches = [lesson(one, names, 16, i) for i in range(3)]
-    seconds, apart = take_turns({"ours": stepped(one.net, ours, batches), "stock": stepped(two.net, ours, batches)}, 7)
-    return say("batched vision tower against the stock tower, one training step", seconds, 1.0, apart < 1e-5, f"{SIZE} px, batch 16, losses differ by at most {apart:.0e}")
+    seconds, apart = take_turns({"ours": stepped(one.net, ours, batches),
+                                 "stock": stepped(two.net, ours, batches)}, 7)
+    return say("batched vision tower against the stock tower, one training step", seconds, 1.0,
+               apart < 1e-5, f"{SIZE} px, batch 16, losses differ by at most {apart:.0e}")
 
 
 def compare_features(words) -> bool:
@@ -108,7 +129,8 @@ def compare_features(words) -> bool:
     vlm = small(words)
     streamline(vlm.net)
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (64, SIZE, SIZE, 3), np.uint8), torch.from_numpy(rng.integers(0, 102, 64))
+    images = rng.integers(0, 256, (64, SIZE, SIZE, 3), np.uint8)
+    labels = torch.from_numpy(rng.integers(0, 102, 64))
     kept = torch.from_numpy(features(vlm, images, [QUESTION] * 64, [-1], ["last"])[:, 0, 0])
     head = torch.nn.Linear(kept.shape[1], 102)
     def step(x):
@@ -116,9 +138,11 @@ def compare_features(words) -> bool:
         loss.backward()
         head.zero_grad()
         return loss.detach()
-    again = lambda i: step(torch.from_numpy(features(vlm, images, [QUESTION] * 64, [-1], ["last"])[:, 0, 0]))
+    again = lambda i: step(torch.from_numpy(features(vlm, images, [QUESTION] * 64, [-1], ["last"])[
+                                                :, 0, 0]))
     seconds, apart = take_turns({"ours": lambda i: step(kept), "stock": again}, 5)
-    return say("a head's step on stored features against recomputing them", seconds, 50, apart < 1e-5, f"{SIZE} px, batch 64, losses differ by at most {apart:.0e}")
+    return say("a head's step on stored features against recomputing them", seconds, 50, apart < 1e-5,
+               f"{SIZE} px, batch 64, losses differ by at most {apart:.0e}")
 
 
 def real_net(words):
@@ -132,8 +156,10 @@ def real_net(words):
 def configured_net(net, words):
     "Give a network made on meta its special tokens and its rotary tables."
     configured(net.config, words)
-    net.model.language_model.rotary_emb = type(net.model.language_model.rotary_emb)(net.config.text_config).to("cuda")
-    net.model.visual.rotary_pos_emb = type(net.model.visual.rotary_pos_emb)(net.config.vision_config).to("cuda")
+    net.model.language_model.rotary_emb = type(net.model.language_model.rotary_emb)(
+        net.config.text_config).to("cuda")
+    net.model.visual.rotary_pos_emb = type(net.model.visual.rotary_pos_emb)(net.config.vision_config).to(
+        "cuda")
     net.generation_config.eos_token_id = words.convert_tokens_to_ids("<|im_end|>")
     return net
 
@@ -151,24 +177,36 @@ def trained(net, loss_of, batches: list, parameters: list):
 
 
 def real_size(words, names: list, count: int = 16, repeats: int = 6):
-    "Measure Qwen3-VL-4B on a GPU: whole fine-tuning, LoRA with the tower at rest, features; and the stock model and loss."
+    "Measure Qwen3-VL-4B on a GPU: whole fine-tuning, LoRA, features, and the stock model and loss."
     from peft import LoraConfig, get_peft_model
     def rate(name, goal, step, pictures):
         seconds, _ = take_turns({"ours": step}, repeats, "cuda")
         found = pictures / statistics.median(seconds["ours"])
-        print(json.dumps({"name": f"Qwen3-VL-4B, random weights, bf16: {name}, against its goal", "ratio": round(found / goal, 2) if goal else None, "goal": 1 if goal else None, "equal": None, "n": repeats,
-                          "note": f"{found:.1f} pictures a second at {SIZE} px, goal {goal or 'none'}, batch {pictures}, {torch.cuda.get_device_name()}"}), flush=True)
+        print(json.dumps({"name": f"Qwen3-VL-4B, random weights, bf16: {name}, against its goal",
+                          "ratio": round(found / goal, 2) if goal else None, "goal": 1 if goal else None,
+                          "equal": None, "n": repeats,
+                          "note": f"{found:.1f} pictures a second at {SIZE} px, goal {goal or 'none'}, "
+                                  f"batch {pictures}, {torch.cuda.get_device_name()}"}), flush=True)
         return found
     net = real_net(words)
     vlm = VLM(net, real_processor(words), SIZE)
     batches = [lesson(vlm, names, count, i) for i in range(2)]
-    plain = rate("the peer, stock model and loss in the same bare loop, whole fine-tuning", None, trained(net, stock, batches, list(net.parameters())), count)
+    plain = rate("the peer, stock model and loss in the same bare loop, whole fine-tuning", None,
+                 trained(net, stock, batches, list(net.parameters())), count)
     streamline(net)
-    mine = rate("whole fine-tuning, tower counted", 57, trained(net, ours, batches, list(net.parameters())), count)
-    print(json.dumps({"name": "whole fine-tuning against the stock model and loss on the same card", "ratio": round(mine / plain, 2), "goal": 1.8, "equal": None, "n": repeats, "note": "bare loops, not Trainer, one after the other on the same batches; losses are compared on the CPU"}), flush=True)
+    mine = rate("whole fine-tuning, tower counted", 57,
+                trained(net, ours, batches, list(net.parameters())), count)
+    print(json.dumps({"name": "whole fine-tuning against the stock model and loss on the same card",
+                      "ratio": round(mine / plain, 2), "goal": 1.8, "equal": None, "n": repeats,
+                      "note": "bare loops, not Trainer, one after the other on the same batches; losses "
+                              "are compared on the CPU"}), flush=True)
     vlm.net = net.to(torch.bfloat16).requires_grad_(False)
-    adapted = get_peft_model(net, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=r"model\.visual\..*"))
-    rate("LoRA, tower at rest", 97, trained(adapted, ours, [lesson(vlm, names, count, i) for i in range(2)], [p for p in adapted.parameters() if p.requires_grad]), count)
+    adapted = get_peft_model(net,
+                             LoraConfig(r=16, lora_alpha=32, target_modules="all-linear",
+                                        exclude_modules=r"model\.visual\..*"))
+    rate("LoRA, tower at rest", 97,
+         trained(adapted, ours, [lesson(vlm, names, count, i) for i in range(2)],
+                 [p for p in adapted.parameters() if p.requires_grad]), count)
     images = np.random.default_rng(0).integers(0, 256, (64, SIZE, SIZE, 3), np.uint8)
     def extract(i):
         features(vlm, images, [QUESTION] * 64, [18, 27, 36])
@@ -182,5 +220,7 @@ if __name__ == "__main__":
     words = tokenizer("qwen3_vl", [QUESTION] * 5 + names)
     held = [compare_losses(words, names), compare_towers(words, names), compare_features(words)]
     if torch.cuda.is_available(): real_size(words, names)
-    else: print(json.dumps({"name": "Qwen3-VL-4B at full size", "ratio": None, "goal": 1, "equal": None, "n": 0, "note": "no GPU on this machine: not measured"}))
+    else:
+        print(json.dumps({"name": "Qwen3-VL-4B at full size", "ratio": None, "goal": 1, "equal": None,
+                          "n": 0, "note": "no GPU on this machine: not measured"}))
     sys.exit(not all(held))

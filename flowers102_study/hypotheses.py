@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'comparisons', 'compare', 'holm', 'verdict', 'together', 'asks_openly', 'headline_jobs', 'judge_job', 'jobs',
-           'needs', 'judge', 'seed_differences', 'within_genus', 'temperature', 'tempered', 'reliability',
-           'calibration', 'selective', 'overlap', 'cost', 'reread']
+           'needs', 'judged_row', 'give_verdicts', 'missed_by_all', 'judge', 'seed_differences', 'within_genus',
+           'temperature', 'tempered', 'reliability', 'calibration', 'selective', 'overlap', 'cost', 'reread']
 
 # %% ../nbs/07_hypotheses.ipynb #c89e3ced
 import json
@@ -18,7 +18,8 @@ from .baselines import arms, question_job
 from .classifier import bases, controls, features_job, fit_job
 from .core.launch import Job
 from .core.metrics import brier, calibration_error, share
-from .core.paired import detectable, difference, difference_over_seeds, macro_difference, mcnemar, paired, possible_p, unpaired
+from .core.paired import (detectable, difference, difference_over_seeds,
+                                          macro_difference, mcnemar, paired, possible_p, unpaired)
 from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, require
 from .data import audit_job, read_audit
@@ -33,10 +34,14 @@ def comparisons(run: Run) -> list: # of {"hypothesis", "claim", "one", "two"}
     base, tuned = run.sft["base"], sft_arm(run)
     adds = "the language model adds to its own vision tower"
     return [{"hypothesis": "H1", "claim": "fine-tuning raises accuracy", "one": tuned, "two": base},
-            {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{base}-head", "two": base},
-            {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{tuned}-head", "two": tuned},
-            {"hypothesis": "H3", "claim": "a specialised base serves the head better", "one": f"{tuned}-head", "two": f"{base}-head"},
-            *({"hypothesis": "H4", "claim": adds, "one": head, "two": control} for head, control in zip(bases(run), controls(run)))]
+            {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{base}-head",
+             "two": base},
+            {"hypothesis": "H2", "claim": "a head raises it further", "one": f"{tuned}-head",
+             "two": tuned},
+            {"hypothesis": "H3", "claim": "a specialised base serves the head better",
+             "one": f"{tuned}-head", "two": f"{base}-head"},
+            *({"hypothesis": "H4", "claim": adds, "one": head, "two": control}
+              for head, control in zip(bases(run), controls(run)))]
 
 # %% ../nbs/07_hypotheses.ipynb #0df6aa07
 def compare(
@@ -48,8 +53,10 @@ def compare(
     both = paired(one, two)
     test, gap = mcnemar(both.one, both.two), difference(both.one, both.two)
     differing = test["only_one"] + test["only_two"]
-    return {"n": len(both), "one_accuracy": float(both.one.mean()), "two_accuracy": float(both.two.mean()), "effect": gap["value"], "interval": gap["interval"], **test,
-            "macro": macro_difference(both.one, both.two, both.label), "detectable": detectable(len(both), differing / len(both), alpha) if differing else None}
+    return {"n": len(both), "one_accuracy": float(both.one.mean()),
+            "two_accuracy": float(both.two.mean()), "effect": gap["value"], "interval": gap["interval"],
+            **test, "macro": macro_difference(both.one, both.two, both.label),
+            "detectable": detectable(len(both), differing / len(both), alpha) if differing else None}
 
 # %% ../nbs/07_hypotheses.ipynb #3ac4011a
 def holm(p: list) -> list:
@@ -71,11 +78,12 @@ def together(verdicts: list) -> str:
     "Join the verdicts of a hypothesis's comparisons; those without one do not count."
     verdicts = [v for v in verdicts if v != "no verdict"]
     if not verdicts: return "no verdict"
-    return "not supported" if "not supported" in verdicts else "supported" if set(verdicts) == {"supported"} else "undecided"
+    return ("not supported" if "not supported" in verdicts else
+            "supported" if set(verdicts) == {"supported"} else "undecided")
 
 # %% ../nbs/07_hypotheses.ipynb #5574782e
 def asks_openly(run: Run) -> bool:
-    "Tell whether the profile has the open question asked."
+    "Return whether the profile has the open question asked."
     return "open-qa" in run.baselines["tasks"]
 
 
@@ -86,14 +94,20 @@ def headline_jobs(run: Run) -> dict: # {arm: job}
 
 
 def judge_job(run: Run) -> Job:
-    "Describe the job that tests the hypotheses."
+    "Build the job that tests the hypotheses."
     named, seeds = headline_jobs(run), seed_jobs(run)
     require(0 < run.hypotheses["level"] < 1, "hypotheses.level must be between 0 and 1")
-    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"], "seeded": [what for what in run.ablation["seeded"] if what == "sft"], "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named}, "drawn": run.drawn}
-    inputs = {job.out: job for job in (audit_job(run), *named.values(), *(job for jobs in seeds.values() for job in jobs))}
-    return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec, tuple(inputs.values()), single=True)
+    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"],
+            "seeded": [what for what in run.ablation["seeded"] if what == "sft"],
+            "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named},
+            "drawn": run.drawn}
+    inputs = {job.out: job
+              for job in (audit_job(run), *named.values(),
+                          *(job for jobs in seeds.values() for job in jobs))}
+    return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec,
+               tuple(inputs.values()), single=True)
 
-
+# %% ../nbs/07_hypotheses.ipynb #77a4e105
 def jobs(run: Run) -> list:
     "List this stage's jobs; none where the open question is not asked, which the hypotheses are about."
     return [judge_job(run)] if asks_openly(run) else []
@@ -104,38 +118,64 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     return {"disk": 1e5, "host": 5e8, "gpu": 0}
 
 # %% ../nbs/07_hypotheses.ipynb #7b948800
+def judged_row(asked: dict, predictions: dict, spec: dict, near: set) -> dict:
+    "Compare the two arms of one test."
+    one, two = predictions[asked["one"]], predictions[asked["two"]]
+    kept = paired(one, two).query("image_id not in @near")
+    trained = lambda arm: [predictions[a] for a in spec["seeds"][arm]]
+    row = asked | compare(one, two, spec["level"] / len(spec["comparisons"]))
+    return row | {"seeds": seed_differences(trained(asked["one"]), trained(asked["two"])),
+                  "without_near": difference(kept.one, kept.two) if len(kept) else None}
+
+
+def give_verdicts(rows: list, features: dict, level: float): # features: {arm: hash}, of heads
+    "Correct the tests that there are, and say of each what came out; rows are changed in place."
+    one_head_twice = lambda r: features[r["one"]] and features[r["one"]] == features[r["two"]]
+    for row in rows: row |= {"holm_p": 1., "verdict": "no verdict"}
+    tested = [row for row in rows if not one_head_twice(row)]
+    for row, p in zip(tested, holm([row["p"] for row in tested])):
+        row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
+
+# %% ../nbs/07_hypotheses.ipynb #d7adcfb9
+def missed_by_all(frames: list) -> list: # of predictions -> image_ids
+    "List the pictures that every arm gets wrong."
+    wrong = np.stack([(frame.label != frame.prediction).to_numpy() for frame in frames])
+    return frames[0].image_id[wrong.all(0)].tolist()
+
+# %% ../nbs/07_hypotheses.ipynb #7b1ba9ad
 def judge(
     spec: dict, # {"comparisons", "level", "seeded", "seeds": {arm: [arms]}, "drawn"}
     inputs: list, # [audit, arms …]
     folder: Path, # to be filled: hypotheses.json
 ):
     "Test the hypotheses. A job."
-    told, level = {p.name: read_predictions(p) for p in inputs[1:]}, spec["level"]
+    predictions = {p.name: read_predictions(p) for p in inputs[1:]}
     features = {p.name: read_result(p).get("features_sha256") for p in inputs[1:]} # of heads
     pairs, sums = read_audit(inputs[0])
     near = set(pairs[(pairs.split == "test") & (pairs.bits <= sums["bits"])].image_id)
-    found = []
-    for asked in spec["comparisons"]:
-        one, two = told[asked["one"]], told[asked["two"]]
-        kept = paired(one, two).query("image_id not in @near")
-        several = seed_differences([told[a] for a in spec["seeds"][asked["one"]]], [told[a] for a in spec["seeds"][asked["two"]]])
-        found.append(asked | compare(one, two, level / len(spec["comparisons"])) | {"seeds": several, "without_near": difference(kept.one, kept.two) if len(kept) else None})
-    same = lambda row: features[row["one"]] and features[row["one"]] == features[row["two"]] # one head, twice
-    for row in found: row |= {"holm_p": 1., "verdict": "no verdict"}
-    tested = [row for row in found if not same(row)]
-    for row, p in zip(tested, holm([row["p"] for row in tested])): row |= {"holm_p": p, "verdict": verdict(row["effect"], p, level)}
-    claims = {row["hypothesis"]: {"claim": row["claim"], "verdict": together([r["verdict"] for r in found if r["hypothesis"] == row["hypothesis"]])} for row in found}
-    arms_of = {a for asked in spec["comparisons"] for a in (asked["one"], asked["two"])}
-    wrong = np.stack([(told[a].label != told[a].prediction).to_numpy() for a in sorted(arms_of)])
-    missed = told[min(arms_of)].image_id[wrong.all(0)].tolist()
-    write_json(folder / "hypotheses.json", {"comparisons": found, "hypotheses": claims, "level": level, "near": len(near & set(told[min(arms_of)].image_id)), "seeded": spec["seeded"], "missed_by_all": missed, "drawn": spec["drawn"]})
+    rows = [judged_row(asked, predictions, spec, near) for asked in spec["comparisons"]]
+    give_verdicts(rows, features, spec["level"])
+    verdicts = lambda h: [row["verdict"] for row in rows if row["hypothesis"] == h]
+    claim_of = {row["hypothesis"]: row["claim"] for row in rows}
+    claims = {h: {"claim": claim, "verdict": together(verdicts(h))} for h, claim in claim_of.items()}
+    arms = sorted({asked[side] for asked in spec["comparisons"] for side in ("one", "two")})
+    frames = [predictions[arm] for arm in arms]
+    write_json(folder / "hypotheses.json",
+               {"comparisons": rows, "hypotheses": claims, "level": spec["level"],
+                "near": len(near & set(frames[0].image_id)), "seeded": spec["seeded"],
+                "missed_by_all": missed_by_all(frames), "drawn": spec["drawn"]})
 
-
-def seed_differences(one: list, two: list) -> dict | None: # as `difference_over_seeds`; None with a single seed
+# %% ../nbs/07_hypotheses.ipynb #550a1d36
+def seed_differences(
+    one: list,
+    two: list,
+) -> dict | None: # as `difference_over_seeds`; None with a single seed
     "Compare two arms' records over their seeds."
-    right = lambda frames: np.stack([(f.label == f.prediction).to_numpy() for f in frames]) # records are ordered by image_id
+    # records are ordered by image_id
+    right = lambda frames: np.stack([(f.label == f.prediction).to_numpy() for f in frames])
     several = max(len(one), len(two))
-    return difference_over_seeds(right(one), right(two)) if several > 1 and {len(one), len(two)} <= {1, several} else None
+    return (difference_over_seeds(right(one), right(two))
+            if several > 1 and {len(one), len(two)} <= {1, several} else None)
 
 # %% ../nbs/07_hypotheses.ipynb #5d62b6e5
 def within_genus(
@@ -164,7 +204,7 @@ def tempered(log_probs, temperature: float) -> np.ndarray: # (n, classes)
     from scipy.special import log_softmax
     return log_softmax(np.asarray(log_probs, float) / temperature, 1)
 
-
+# %% ../nbs/07_hypotheses.ipynb #1e1feec4
 def reliability(
     confidence, # (n,)
     right, # (n,) bool
@@ -173,14 +213,16 @@ def reliability(
     "Group pictures by confidence."
     confidence, right = np.asarray(confidence), np.asarray(right)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [(float(confidence[index == k].mean()), float(right[index == k].mean()), int((index == k).sum())) for k in np.unique(index)]
+    return [(float(confidence[index == k].mean()), float(right[index == k].mean()),
+             int((index == k).sum())) for k in np.unique(index)]
 
 
 def calibration(log_probs, labels) -> dict: # ece, brier, confidence, right
     "Score how well confidence fits."
     p, labels = np.exp(np.asarray(log_probs, float)), np.asarray(labels)
     confidence, right = p.max(1), p.argmax(1) == labels
-    return {"ece": calibration_error(confidence, right), "brier": float(brier(p, labels).mean()), "confidence": confidence, "right": right}
+    return {"ece": calibration_error(confidence, right), "brier": float(brier(p, labels).mean()),
+            "confidence": confidence, "right": right}
 
 # %% ../nbs/07_hypotheses.ipynb #da6c769a
 def selective(
@@ -204,16 +246,24 @@ def overlap(
     with np.errstate(invalid="ignore"): return both / either, chance / (rate[:, None] + rate - chance)
 
 # %% ../nbs/07_hypotheses.ipynb #e987bd59
-def cost(run: Run, arm: str) -> dict: # seconds, trained (parameters), joules (None without a GPU that measures it), parts: {what: seconds}
+def cost(
+    run: Run,
+    arm: str,
+) -> dict: # seconds, trained (parameters), joules (None where not measured), parts: {what: seconds}
     "Add up what an arm of the hypotheses took."
     read = lambda job: json.loads((opened(job.out) / "result.json").read_text())
     tuned, base = train_job(run), (bases(run) | controls(run)).get(arm)
     made = [("fine-tuning", tuned)] if tuned and (arm == sft_arm(run) or base == sft_arm(run)) else []
-    made += [("features", features_job(run, base)), ("fitting", fit_job(run, arm))] if base else [("answering", headline_jobs(run)[arm])]
+    made += ([("features", features_job(run, base)), ("fitting", fit_job(run, arm))] if base
+             else [("answering", headline_jobs(run)[arm])])
     found = {what: read(job) for what, job in made}
-    joules = [r["measured"].get("gpu_joules") if r.get("world_size", 1) == 1 else None for r in found.values()] # the first process knows its own GPU only
-    return {"parts": {what: r["measured"]["seconds"] for what, r in found.items()}, "seconds": sum(r["measured"]["seconds"] for r in found.values()),
-            "trained": sum(r.get("trained", 0) for r in found.values()), "joules": sum(joules) if all(j is not None for j in joules) else None}
+    # the first process knows its own GPU only
+    joules = [r["measured"].get("gpu_joules") if r.get("world_size", 1) == 1 else None
+              for r in found.values()]
+    return {"parts": {what: r["measured"]["seconds"] for what, r in found.items()},
+            "seconds": sum(r["measured"]["seconds"] for r in found.values()),
+            "trained": sum(r.get("trained", 0) for r in found.values()),
+            "joules": sum(joules) if all(j is not None for j in joules) else None}
 
 # %% ../nbs/07_hypotheses.ipynb #e352d500
 def reread(
@@ -224,7 +274,10 @@ def reread(
     correct = {a["arm"]: a["correct"] for a in original["arms"]}
     found = []
     for one, two in pairs:
-        apart, possible = unpaired(correct[one], correct[two], original["n"]), possible_p(correct[one], correct[two], original["n"])
-        says = "a difference, however the pairs lie" if possible[1] < LEVEL else "nothing, however the pairs lie" if possible[0] >= LEVEL else "it depends on the pairs, which were not published"
+        apart = unpaired(correct[one], correct[two], original["n"])
+        possible = possible_p(correct[one], correct[two], original["n"])
+        says = ("a difference, however the pairs lie" if possible[1] < LEVEL else
+                "nothing, however the pairs lie" if possible[0] >= LEVEL else
+                "it depends on the pairs, which were not published")
         found.append({"one": one, "two": two, **apart, "possible": possible, "says": says})
     return found

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'WORDINGS', 'DISTRACTORS', 'FORMS', 'own_rng', 'balanced', 'closest', 'distractors', 'options_text', 'choice',
-           'claimed', 'open_question', 'ask', 'picture_path', 'message_form', 'messages', 'schemas', 'write_lines',
-           'task_rows', 'write_prompts', 'class_genus', 'prompts_job', 'jobs', 'needs', 'read_prompts',
-           'export_prompts']
+           'claimed', 'open_question', 'ask', 'deny', 'deny_all', 'picture_path', 'message_form', 'messages', 'schemas',
+           'write_lines', 'task_rows', 'task_facts', 'write_prompts', 'class_genus', 'prompts_job', 'jobs', 'needs',
+           'read_prompts', 'export_prompts']
 
 # %% ../nbs/01_prompts.ipynb #4651dbc7
 import difflib
@@ -25,13 +25,18 @@ from .data import data_job, expected, read_index, read_pixels, read_report
 
 # %% ../nbs/01_prompts.ipynb #a20e9852
 TASKS = ("open-qa", "closed-qa", "closed-negative-qa")
-WORDINGS = {
-    "plain": {"open": "Which {thing} is this? Answer with its name only.", "choose": "Which {thing} is this?\n{options}\nAnswer with the letter.",
-              "claim": "Is this {thing} called {name}? Answer yes or no."},
-    "formal": {"open": "Identify the {thing} shown in the picture. Reply with its common name and nothing else.",
-               "choose": "Identify the {thing} shown in the picture.\n{options}\nReply with the letter of the right option only.",
-               "claim": "Somebody says that the {thing} shown in the picture is called {name}. Is that right? Reply yes or no."},
-    "brief": {"open": "Name of this {thing}?", "choose": "Name of this {thing}?\n{options}\nLetter:", "claim": "Called {name}, yes or no?"}}
+WORDINGS = {"plain": {"open": "Which {thing} is this? Answer with its name only.",
+                      "choose": "Which {thing} is this?\n{options}\nAnswer with the letter.",
+                      "claim": "Is this {thing} called {name}? Answer yes or no."},
+            "formal": {"open": "Identify the {thing} shown in the picture. Reply with its common name "
+                               "and nothing else.",
+                       "choose": "Identify the {thing} shown in the picture.\n{options}\nReply with the "
+                                 "letter of the right option only.",
+                       "claim": "Somebody says that the {thing} shown in the picture is called {name}. "
+                                "Is that right? Reply yes or no."},
+            "brief": {"open": "Name of this {thing}?",
+                      "choose": "Name of this {thing}?\n{options}\nLetter:",
+                      "claim": "Called {name}, yes or no?"}}
 
 # %% ../nbs/01_prompts.ipynb #9210ba06
 def own_rng(seed: int, *words): # a numpy Generator
@@ -60,8 +65,10 @@ def closest(
 ) -> list: # all other labels, the most alike first
     "Order the other classes by how easily they are taken for this one."
     kin = lambda other: bool(genus[label]) and genus[other] == genus[label]
-    alike = lambda other: difflib.SequenceMatcher(None, names[label], names[other], autojunk=False).ratio()
-    return sorted((other for other in range(len(names)) if other != label), key=lambda other: (not kin(other), -alike(other), other))
+    alike = lambda other: difflib.SequenceMatcher(None, names[label], names[other],
+                                                  autojunk=False).ratio()
+    return sorted((other for other in range(len(names)) if other != label),
+                  key=lambda other: (not kin(other), -alike(other), other))
 
 
 def distractors(
@@ -83,19 +90,21 @@ def options_text(options: list) -> str:
 def choice(forms: dict, names: list, options: list, right: int) -> dict: # question, answer, options
     "Ask to choose among options (labels, or −1 for none of these); `right` is the right one's place."
     texts = [names[k] if k >= 0 else NONE for k in options]
-    return {"question": forms["choose"].replace("{options}", options_text(texts)), "answer": LETTERS[right], "options": texts, "classes": options}
+    return {"question": forms["choose"].replace("{options}", options_text(texts)),
+            "answer": LETTERS[right], "options": texts, "classes": options}
 
 
 def claimed(forms: dict, names: list, label: int, true: bool) -> dict: # question, answer, classes
     "Ask whether a claim is true."
-    return {"question": forms["claim"].replace("{name}", names[label]), "answer": "yes" if true else "no", "classes": [label]}
+    return {"question": forms["claim"].replace("{name}", names[label]),
+            "answer": "yes" if true else "no", "classes": [label]}
 
 # %% ../nbs/01_prompts.ipynb #8c2c3faa
 def open_question(block: dict) -> str: # of the profile's `prompts` block
     "Word the open question."
     return WORDINGS[block["wording"]]["open"].replace("{thing}", block["thing"])
 
-
+# %% ../nbs/01_prompts.ipynb #587afb19
 def ask(
     task: str, # one of TASKS
     image: str, # image_id
@@ -107,18 +116,31 @@ def ask(
     seed: int,
 ) -> dict: # question, answer, and for closed tasks form, options, classes, control
     "Ask one question about one picture."
-    forms = {k: v.replace("{thing}", block["thing"]) for k, v in WORDINGS[block["wording"]].items()}
     if task == "open-qa": return {"question": open_question(block), "answer": names[label]}
+    forms = {k: v.replace("{thing}", block["thing"]) for k, v in WORDINGS[block["wording"]].items()}
     rng, most = own_rng(seed, task, image), min(block["options"], len(names))
-    if task == "closed-qa":
-        wrong = distractors(nearest, most - 1, block["distractors"], rng)
-        return {"form": "options", "chance": 1 / most} | choice(forms, names, wrong[:place] + [label] + wrong[place:], place)
-    wrong = distractors(nearest, min(block["options"], len(names) - 1), block["distractors"], rng)
-    if int(digest([seed, "form", image])[:8], 16) % 2:
-        return {"form": "claim", "chance": .5, "control": claimed(forms, names, label, True)} | claimed(forms, names, wrong[0], False)
+    if task == "closed-negative-qa":
+        wrong = distractors(nearest, min(most, len(names) - 1), block["distractors"], rng)
+        claims = int(digest([seed, "form", image])[:8], 16) % 2 # half of the pictures
+        return (deny if claims else deny_all)(forms, names, label, wrong, place)
+    wrong = distractors(nearest, most - 1, block["distractors"], rng)
+    options = wrong[:place] + [label] + wrong[place:]
+    return {"form": "options", "chance": 1 / most} | choice(forms, names, options, place)
+
+# %% ../nbs/01_prompts.ipynb #7803e786
+def deny(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
+    "Claim a wrong name, which is to be denied; the control claims the right one."
+    control = claimed(forms, names, label, True)
+    return {"form": "claim", "chance": .5, "control": control} | claimed(forms, names, wrong[0], False)
+
+
+def deny_all(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
+    "Offer wrong names and 'none of these'; in the control the right name stands in for a neighbour."
     wrong.insert(place, -1) # where "none of these" stands
-    there = [k if k != wrong[place - 1] else label for k in wrong] # in the control the right name stands in for a neighbour
-    return {"form": "options", "chance": 1 / len(wrong), "control": choice(forms, names, there, place - 1 if place else len(wrong) - 1)} | choice(forms, names, wrong, place)
+    there = [k if k != wrong[place - 1] else label for k in wrong]
+    control = choice(forms, names, there, place - 1 if place else len(wrong) - 1)
+    return ({"form": "options", "chance": 1 / len(wrong), "control": control}
+            | choice(forms, names, wrong, place))
 
 # %% ../nbs/01_prompts.ipynb #f0c1d88f
 def picture_path(image: str) -> str:
@@ -129,7 +151,8 @@ def picture_path(image: str) -> str:
 
 def message_form(part: dict, form: str) -> dict:
     "Write the picture's part of a message in one of the two forms."
-    return {"type": "image", "path": part["path"]} if form == "transformers" else {"type": "image_url", "image_url": {"url": part["path"]}}
+    return ({"type": "image", "path": part["path"]} if form == "transformers"
+            else {"type": "image_url", "image_url": {"url": part["path"]}})
 
 
 def messages(
@@ -138,24 +161,32 @@ def messages(
 ) -> dict: # {"id", "messages"}
     "Write a question and its answer as a training conversation."
     seen = message_form({"path": picture_path(row["image_id"])}, form)
-    return {"id": row["id"], "messages": [{"role": "user", "content": [seen, {"type": "text", "text": row["question"]}]},
-                                          {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]}]}
+    return {"id": row["id"],
+            "messages": [{"role": "user", "content": [seen, {"type": "text", "text": row["question"]}]},
+                         {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]}]}
 
 # %% ../nbs/01_prompts.ipynb #3994c5a2
 def schemas() -> dict: # {form: a pydantic TypeAdapter}
     "Return what each form of training message has to look like."
-    from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+    from pydantic import ConfigDict, Field, TypeAdapter, create_model
     strict = ConfigDict(extra="forbid", strict=True)
-    model = lambda name, **fields: create_model(name, __config__=strict, **{k: v if isinstance(v, tuple) else (v, ...) for k, v in fields.items()})
+    model = lambda name, **fields: create_model(name, __config__=strict,
+                                                **{k: v if isinstance(v, tuple) else (v, ...)
+                                                   for k, v in fields.items()})
     text = model("Text", type=Literal["text"], text=(str, Field(min_length=1)))
     url = model("Url", url=(str, Field(pattern=r"^images/[^/]+\.png$")))
-    pictures = {"transformers": model("Picture", type=Literal["image"], path=(str, Field(pattern=r"^images/[^/]+\.png$"))),
+    pictures = {"transformers": model("Picture", type=Literal["image"],
+                                      path=(str, Field(pattern=r"^images/[^/]+\.png$"))),
                 "lmms-engine": model("Picture", type=Literal["image_url"], image_url=url)}
     found = {}
     for form, picture in pictures.items():
-        user = model("User", role=Literal["user"], content=(list[picture | text], Field(min_length=2, max_length=2)))
-        assistant = model("Assistant", role=Literal["assistant"], content=(list[text], Field(min_length=1, max_length=1)))
-        found[form] = TypeAdapter(model("Conversation", id=str, messages=(list[user | assistant], Field(min_length=2, max_length=2))))
+        user = model("User", role=Literal["user"],
+                     content=(list[picture | text], Field(min_length=2, max_length=2)))
+        assistant = model("Assistant", role=Literal["assistant"],
+                          content=(list[text], Field(min_length=1, max_length=1)))
+        found[form] = TypeAdapter(model("Conversation", id=str,
+                                        messages=(list[user | assistant],
+                                                  Field(min_length=2, max_length=2))))
     return found
 
 # %% ../nbs/01_prompts.ipynb #11b78455
@@ -169,16 +200,28 @@ def write_lines(path: Path, rows: list):
 
 def task_rows(task: str, index, names: list, genus: list, spec: dict) -> list:
     "Ask one task's question about every picture of the index."
-    nearest = {k: closest(k, names, genus) for k in range(len(names))} if task != "open-qa" else dict.fromkeys(range(len(names)))
+    nearest = ({k: closest(k, names, genus) for k in range(len(names))} if task != "open-qa"
+               else dict.fromkeys(range(len(names))))
     block, rows = spec["prompts"], []
-    options = min(block["options"], len(names)) if task == "closed-qa" else min(block["options"], len(names) - 1) + 1
+    options = (min(block["options"], len(names)) if task == "closed-qa"
+               else min(block["options"], len(names) - 1) + 1)
     for split, part in index.groupby("split", sort=True):
         places = balanced(list(part.image_id), options, spec["seed"], f"{task}/{split}")
-        rows += [{"id": f"{task}/{r.image_id}", "image_id": r.image_id, "split": split, "label": int(r.label)}
-                 | ask(task, r.image_id, int(r.label), places[r.image_id], names, nearest[r.label], block, spec["seed"]) for r in part.itertuples()]
+        rows += [{"id": f"{task}/{r.image_id}", "image_id": r.image_id, "split": split,
+                  "label": int(r.label)} | ask(task, r.image_id, int(r.label), places[r.image_id], names,
+                                               nearest[r.label], block, spec["seed"])
+                 for r in part.itertuples()]
     return rows
 
+# %% ../nbs/01_prompts.ipynb #e2c23144
+def task_facts(task: str, rows: list) -> dict: # rows, chance, answers (of closed tasks)
+    "Count a task's questions, and the answers of its test."
+    tested = [r for r in rows if r["split"] == "test"]
+    answers = dict(sorted(Counter(r["answer"] for r in tested).items()))
+    return {"rows": len(rows), "chance": float(np.mean([r.get("chance", 0) for r in tested])),
+            "answers": answers if task != "open-qa" else {}}
 
+# %% ../nbs/01_prompts.ipynb #e398f2fe
 def write_prompts(
     spec: dict, # {"seed", "prompts": the profile's block}
     inputs: list, # [the run's data]
@@ -188,19 +231,18 @@ def write_prompts(
     index, names = read_index(inputs[0]), read_report(inputs[0])["classes"]
     Names(names) # refuses classes that differ in spelling only
     genus = class_genus(index, names)
-    checks, report = schemas(), {"settings": spec["prompts"], "tasks": {}}
+    checks, tasks = schemas(), {}
+    checked = lambda row, form: checks[form].validate_python(messages(row, form)).model_dump()
     for done, task in enumerate(TASKS, 1):
         rows = task_rows(task, index, names, genus, spec)
         write_lines(folder / f"{task}.jsonl", rows)
         for form in FORMS:
             for split in ("train", "validation", "test"):
-                told = [checks[form].validate_python(messages(r, form)).model_dump() for r in rows if r["split"] == split]
-                write_lines(folder / form / f"{task}.{split}.jsonl", told)
-        tested = [r for r in rows if r["split"] == "test"]
-        report["tasks"][task] = {"rows": len(rows), "chance": float(np.mean([r.get("chance", 0) for r in tested])),
-                                 "answers": dict(sorted(Counter(r["answer"] for r in tested).items())) if task != "open-qa" else {}}
+                some = [checked(row, form) for row in rows if row["split"] == split]
+                write_lines(folder / form / f"{task}.{split}.jsonl", some)
+        tasks[task] = task_facts(task, rows)
         progress("prompts", done, len(TASKS), task)
-    write_json(folder / "report.json", report)
+    write_json(folder / "report.json", {"settings": spec["prompts"], "tasks": tasks})
 
 # %% ../nbs/01_prompts.ipynb #c0b0b54d
 def class_genus(index, names: list) -> list:
@@ -210,12 +252,14 @@ def class_genus(index, names: list) -> list:
 
 
 def prompts_job(run: Run) -> Job:
-    "Describe the job that writes the questions."
+    "Build the job that writes the questions."
     block = run.prompts
     one_of(block["wording"], WORDINGS, "wording")
     one_of(block["distractors"], DISTRACTORS, "kind of distractors (prompts.distractors)")
-    require(2 <= block["options"] < len(LETTERS), f"prompts.options must be from 2 to {len(LETTERS) - 1}")
-    return Job("flowers102_study.prompts:write_prompts", run.folder / "prompts", {"seed": run.settings["seed"], "prompts": block}, (data_job(run),), single=True)
+    require(2 <= block["options"] < len(LETTERS),
+            f"prompts.options must be from 2 to {len(LETTERS) - 1}")
+    return Job("flowers102_study.prompts:write_prompts", run.folder / "prompts",
+               {"seed": run.settings["seed"], "prompts": block}, (data_job(run),), single=True)
 
 
 def jobs(run: Run) -> list:
@@ -238,7 +282,7 @@ def read_prompts(
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if split in ("", row["split"])]
 
-
+# %% ../nbs/01_prompts.ipynb #89dbcb75
 def export_prompts(
     prompts: Path, # a run's prompts
     data: Path, # its data
@@ -249,9 +293,11 @@ def export_prompts(
     from PIL import Image
     tasks = TASKS if task == "all" else (one_of(task, (*TASKS, "all"), "task"),)
     require(not out.exists() or not any(out.iterdir()), f"{out} is not empty; choose a new folder")
-    found = [p for p in sorted(opened(prompts).rglob("*.jsonl")) if p.name.startswith(tuple(f"{t}." for t in tasks))]
+    found = [p for p in sorted(opened(prompts).rglob("*.jsonl"))
+             if p.name.startswith(tuple(f"{t}." for t in tasks))]
     for path in found: write(out / path.relative_to(Path(prompts).resolve()), path.read_bytes())
     (out / "images").mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
-        for image, pixels in zip(read_index(data, split).image_id, read_pixels(data, split)): Image.fromarray(pixels).save(out / picture_path(image))
+        for image, pixels in zip(read_index(data, split).image_id, read_pixels(data, split)):
+            Image.fromarray(pixels).save(out / picture_path(image))
     return [str(p.relative_to(Path(prompts).resolve())) for p in found]

@@ -13,7 +13,7 @@ PHOTOS = ROOT.parent / "shared" / "flowers102"
 
 
 def copy_of_study(folder: Path) -> Path:
-    "Copy what a run needs: the notebooks, settings.ini and the paper's source. The package itself is the installed one."
+    "Copy what a run needs: notebooks, settings.ini and the paper's source, not the package itself."
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copy(ROOT / "settings.ini", folder)
     for name in ("paper.typ", "references.bib", "results/original.json"):
@@ -25,15 +25,19 @@ def copy_of_study(folder: Path) -> Path:
 def call(folder: Path, *words, check: bool = True, **environment):
     "Run a program of the environment in a folder; its output is text."
     program = [str(Path(sys.executable).with_name(words[0])), *map(str, words[1:])]
-    done = subprocess.run(program, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
-    if check and done.returncode: raise AssertionError(f"{' '.join(map(str, words))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    done = subprocess.run(program, cwd=folder, env=os.environ | environment, capture_output=True,
+                          text=True)
+    if check and done.returncode:
+        printed = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        raise AssertionError(f"{' '.join(map(str, words))}\n{printed}")
     return done
 
 
 def pytest_collection_modifyitems(items):
-    "Let one test process make the smoke run and go on with the longest file that needs it, while the other has tests that do not; long files come before short ones."
+    "Let one process make the smoke run and go on with the longest file that needs it; long files first."
     needs = {item.path for item in items if "smoke" in item.fixturenames}
-    order = ("test_runs.py", "test_own_pictures.py", "test_sft.py") # of those that need it; the others are short
+    # of those that need it; the others are short
+    order = ("test_runs.py", "test_own_pictures.py", "test_sft.py")
     place = lambda path: order.index(path.name) if path.name in order else len(order)
     items.sort(key=lambda item: (item.path.name != order[0], item.path in needs, place(item.path)))
 
@@ -51,6 +55,8 @@ def smoke(tmp_path_factory): # a finished smoke run, made once for all test proc
         if not folder.with_suffix(".done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke", "--set", "launch.lanes=1") # a process less to start, and the other core is another test's
+            # a process less to start, and the other core is another test's
+            call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke", "--set",
+                 "launch.lanes=1")
             folder.with_suffix(".done").touch()
     return folder

@@ -2,13 +2,16 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 STAGE = re.compile(r"\d\d_(\w+)")
 
 
 def notebooks(root: Path) -> list:
-    return sorted(p for p in (root / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    return sorted(p for p in (root / "nbs").rglob("*.ipynb")
+                  if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 
 def code_of(path: Path) -> str:
@@ -19,15 +22,18 @@ def code_of(path: Path) -> str:
 def exported(root: Path) -> dict: # {"core.records": notebook}
     found = {}
     for path in notebooks(root):
-        for module in re.findall(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.M): found[module] = path
+        for module in re.findall(r"^#\|\s*default_exp\s+(\S+)", code_of(path), re.M):
+            found[module] = path
     return found
 
 
 def without_notebook(root: Path) -> list:
     "Modules that no notebook exports, and notebooks whose module is not there."
     package = root / "flowers102_study"
-    modules = {p.relative_to(package).with_suffix("").as_posix().replace("/", ".") for p in package.rglob("*.py")
-               if not p.name.startswith("_") and "lmms_eval" not in p.relative_to(package).parts} # what lmms-eval calls is no notebook's
+    # what lmms-eval calls is no notebook's
+    modules = {p.relative_to(package).with_suffix("").as_posix().replace("/", ".")
+               for p in package.rglob("*.py")
+               if not p.name.startswith("_") and "lmms_eval" not in p.relative_to(package).parts}
     return sorted(modules ^ set(exported(root)))
 
 
@@ -36,7 +42,8 @@ def package_imports(source: str, module: str) -> set: # "core.records", …
     found, base = set(), ["flowers102_study", *module.split(".")]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
-            found.add(".".join([*(base[:-node.level] if node.level else []), *filter(None, [node.module])]))
+            found.add(".".join([*(base[:-node.level] if node.level else []),
+                                *filter(None, [node.module])]))
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
     return {m.removeprefix("flowers102_study.") for m in found if m.startswith("flowers102_study.")}
 
@@ -45,11 +52,16 @@ def upward_imports(root: Path) -> list:
     "Imports from core to a stage, from a stage to a later one, and cycles within core."
     package = root / "flowers102_study"
     number = {m: int(p.name[:2]) for m, p in exported(root).items() if STAGE.match(p.name)}
-    graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text(), m) for m in exported(root)}
+    graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text(), m)
+             for m in exported(root)}
     bad = [f"{m} imports {i}" for m, imports in graph.items() for i in imports
-           if (m.startswith("core.") and not i.startswith("core.")) or (m in number and (i not in number and not i.startswith("core.") or number.get(i, -1) >= number[m]))]
-    def reach(m, seen=()): return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))
-    def reach_from(m, i, seen): return any(j == m or (j not in seen and reach_from(m, j, (*seen, j))) for j in graph.get(i, ()))
+           if (m.startswith("core.") and not i.startswith("core.")) or (
+               m in number
+               and (i not in number and not i.startswith("core.") or number.get(i, -1) >= number[m]))]
+    def reach(m, seen=()):
+        return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))
+    def reach_from(m, i, seen):
+        return any(j == m or (j not in seen and reach_from(m, j, (*seen, j))) for j in graph.get(i, ()))
     return bad + [f"{m} imports itself in a circle" for m in graph if reach(m)]
 
 
@@ -58,21 +70,26 @@ def numbers(text: str) -> set:
 
 
 def told_numbers(root: Path) -> set:
-    "Every decimal that a committed score or test can stand behind: its value and the ends of its interval in percent, its p; and the original's."
+    "Every decimal that a committed score or test, or the original, can stand behind."
     found = set()
     for path in (root / "report" / "results").glob("*/*.json"):
         result = json.loads(path.read_text())
-        for g in result.get("groups", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
-        for g in result.get("told", []): found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
+        for g in result.get("groups", []):
+            found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
+        for g in result.get("told", []):
+            found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
         tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else [])]
         for r in tests: found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
         chances = [r.get("holm_p", r["p"]) for r in tests]
-        found |= {"0.001" if p < .001 else f"{p:.2g}" for p in chances} | {f"{result['level']}" for _ in chances if "level" in result}
-        for score in (result.get("scores") or {}).values(): found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
+        found |= ({"0.001" if p < .001 else f"{p:.2g}" for p in chances}
+                  | {f"{result['level']}" for _ in chances if "level" in result})
+        for score in (result.get("scores") or {}).values():
+            found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
     original = json.loads((root / "report" / "results" / "original.json").read_text())
     from flowers102_study.core.metrics import wilson
     found |= {number for arm in original["arms"] for number in numbers(arm["reported"])}
-    for arm in original["arms"]: found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
+    for arm in original["arms"]:
+        found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
     return found
 
 
@@ -80,6 +97,28 @@ def readme_numbers(root: Path) -> list:
     "Decimals in the README that stand in no committed result (versions of Python are no result)."
     text = (root / "README.md").read_text()
     return sorted(numbers(text) - told_numbers(root) - {"3.11"})
+
+
+LONGEST = 25 # lines of a cell
+
+
+def long_cells(root: Path) -> list:
+    "Cells that do not fit a screen; a class may be longer, since it cannot be told in parts."
+    found = []
+    for path in notebooks(root):
+        for cell in json.loads(path.read_text())["cells"]:
+            lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
+            named = re.search(r"^\s*class \w+", "".join(cell["source"]), re.M)
+            if cell["cell_type"] == "code" and len(lines) > LONGEST and not named:
+                found.append(f"{path.relative_to(root / 'nbs')}: {len(lines)} lines, {lines[1].strip()}")
+    return found
+
+
+def unruly(root: Path) -> list:
+    "What ruff has to say of notebooks, tests and benchmarks: the rules are in ruff.toml."
+    words = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise"]
+    said = subprocess.run(words, cwd=root, capture_output=True, text=True).stdout.splitlines()
+    return [line for line in said if re.search(r":\d+:\d+: ", line)]
 
 
 def committed_sizes(root: Path) -> list:

@@ -1,8 +1,8 @@
 """Kill a training job at random moments and see whether it ends with the same weights.
 
-    python tests/kill.py 10 resnet     ten kills of the CNN's training, half of them after the first checkpoint
-    python tests/kill.py 10 sft        ten kills of the fine-tuning of all weights, or with `lora` of adapters
-    python tests/kill.py 10 photos     the same with the recipe for photographs: Muon, augmentation, a guide
+    python tests/kill.py 10 resnet     ten kills of the CNN's training
+    python tests/kill.py 10 sft        ten kills of the fine-tuning; with `lora` of adapters
+    python tests/kill.py 10 photos     the same with the recipe for photographs
 """
 import os
 import random
@@ -18,18 +18,25 @@ from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import open_run
 
-PHOTOS = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5} # small, and with every setting of the profile `photos` that could forget something
+# small, and with every setting of the profile `photos` that could forget something
+PHOTOS = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40,
+          "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True, "sft.jitter": .3,
+          "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5}
 SFT = (sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 12)
-STAGES = { # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs to the first one
-    "resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0], "model/model.safetensors", "*.sha256", 1),
-    "sft": ({"sft.steps": 48, "sft.validate": 4}, *SFT),
-    "photos": (PHOTOS | {"sft.steps": 48, "sft.validate": 4}, *SFT),
-    "lora": ({"sft.steps": 48, "sft.validate": 4, "sft.method": "lora"}, sft.train_job, "adapter_model.safetensors", "checkpoint-*/manifest.json", 12)}
+# overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs
+# to the first one
+STAGES = {"resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"],
+                      "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0],
+                     "model/model.safetensors", "*.sha256", 1),
+          "sft": ({"sft.steps": 48, "sft.validate": 4}, *SFT),
+          "photos": (PHOTOS | {"sft.steps": 48, "sft.validate": 4}, *SFT),
+          "lora": ({"sft.steps": 48, "sft.validate": 4, "sft.method": "lora"}, sft.train_job,
+                   "adapter_model.safetensors", "checkpoint-*/manifest.json", 12)}
 
 
 def said(log: Path, job) -> list: # epochs or steps, in order
-    return [int(line.split(" | ")[1].split("/")[0]) for line in log.read_text().splitlines() if line.startswith(f"» {job.name}")]
+    return [int(line.split(" | ")[1].split("/")[0]) for line in log.read_text().splitlines()
+            if line.startswith(f"» {job.name}")]
 
 
 class Until(Board):
@@ -39,7 +46,8 @@ class Until(Board):
         self.step, self.there = step, threading.Event()
 
     def take(self, line: str):
-        if line.startswith("» ") and int(line.split(" | ")[1].split("/")[0]) >= self.step: self.there.set()
+        if line.startswith("» ") and int(line.split(" | ")[1].split("/")[0]) >= self.step:
+            self.there.set()
 
 
 def killed(run, job, pattern: str, step: int) -> int: # whole checkpoints that there were
@@ -65,7 +73,9 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
     run = open_run("smoke", "kill", overrides=overrides | {"launch.lanes": 1})
     run_jobs(run, [data.data_job(run)], "data")
     if stage != "resnet":
-        for job in (prompts.prompts_job(run), baselines.world_job(run), baselines.model_job(run, run.sft["base"])): run_jobs(run, [job], job.name)
+        for job in (prompts.prompts_job(run), baselines.world_job(run),
+                    baselines.model_job(run, run.sft["base"])):
+            run_jobs(run, [job], job.name)
     job = job_of(run)
     run_jobs(run, [job], "first")
     expected = sha256(job.out / weights)
@@ -73,14 +83,17 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
         shutil.rmtree(job.out)
         shutil.rmtree(run.logs)
         last = run.sft["steps"] if stage != "resnet" else run.resnet["epochs"]
-        step = rng.randrange(first + 1, last * 3 // 4) if number % 2 == 0 else rng.randrange(1, first + 1) # an epoch of the CNN tells of itself when its checkpoint is written
+        # an epoch of the CNN tells of itself when its checkpoint is written
+        step = (rng.randrange(first + 1, last * 3 // 4) if number % 2 == 0
+                else rng.randrange(1, first + 1))
         there = killed(run, job, pattern, step)
         run_jobs(run, [job], "again")
         again = said(run.logs / "again.log", job)
         if there: assert min(again) > 1, "it began anew instead of going on"
         if number % 2 == 0: assert there
         same = sha256(job.out / weights) == expected
-        print(f"kill {number + 1} of {stage}: at {step}, {there} checkpoint(s) there, went on at {min(again)}: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True)
+        print(f"kill {number + 1} of {stage}: at {step}, {there} checkpoint(s) there, went on at "
+              f"{min(again)}: {'the same weights' if same else 'OTHER WEIGHTS'}", flush=True)
         assert same
     shutil.rmtree(root)
 

@@ -23,9 +23,11 @@ def mixed_share(task): return augment.mixtures(*task)
 
 
 def test_mixtures_do_not_depend_on_the_workers(run):
-    pixels, labels = np.array(read_pixels(run.data_folder, "train")), read_index(run.data_folder, "train").label
+    pixels = np.array(read_pixels(run.data_folder, "train"))
+    labels = read_index(run.data_folder, "train").label
     rows, others, u = augment.partners(labels, .5, 42)
-    tasks = lambda step: [(pixels, rows[i:i + step], others[i:i + step], u[i:i + step], run.augment) for i in range(0, len(rows), step)]
+    tasks = lambda step: [(pixels, rows[i:i + step], others[i:i + step], u[i:i + step], run.augment)
+                          for i in range(0, len(rows), step)]
     join = lambda parts: [np.concatenate(p) for p in zip(*parts)]
     alone = join(map(mixed_share, tasks(len(rows))))
     with ThreadPoolExecutor(2) as pool: shared = join(pool.map(mixed_share, tasks(7)))
@@ -43,29 +45,41 @@ def test_mixed_pictures_are_of_training_pictures_only(run):
         assert r["answer"] == names[large] and names[r["parts"][0]] != names[r["parts"][1]]
     for form in ("transformers", "lmms-engine"):
         told = (run.folder / "augment" / form / "open-qa-mixed.train.jsonl").read_text().splitlines()
-        assert len(told) == len(train) + len(rows) and [json.loads(line)["id"] for line in told] != sorted(json.loads(line)["id"] for line in told)
+        assert (len(told) == len(train) + len(rows)
+                and [json.loads(line)["id"] for line in told]
+                != sorted(json.loads(line)["id"] for line in told))
 
 
 def test_mixed_lessons_are_taught(run):
     other = run.changed({"sft.mixed": True})
     job = sft.train_job(other)
     rows, shown = sft.lessons(job.spec, [i.out for i in job.inputs])
-    plain_rows, plain_shown = sft.lessons(sft.train_job(run).spec, [i.out for i in sft.train_job(run).inputs])
+    plain_rows, plain_shown = sft.lessons(sft.train_job(run).spec,
+                                          [i.out for i in sft.train_job(run).inputs])
     made, pixels = augment.read_mixed(run.folder / "augment")
-    assert len(rows) == len(plain_rows) + len(made) and rows[-1]["answer"] == made[-1]["answer"] and (shown[-1][0][shown[-1][1]] == pixels[-1]).all()
+    assert (len(rows) == len(plain_rows) + len(made) and rows[-1]["answer"] == made[-1]["answer"]
+            and (shown[-1][0][shown[-1][1]] == pixels[-1]).all())
     few = sft.train_job(run.changed({"sft.shots": 1}))
     assert len(sft.lessons(few.spec, [i.out for i in few.inputs])[0]) == 6
 
 
 def test_ablation_arms_differ_in_one_setting(run):
     read = lambda arm: json.loads((run.arm(arm) / "result.json").read_text())
-    flat = lambda tree, prefix="": {k: v for key, value in tree.items() for k, v in (flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}).items()}
+    flat = lambda tree, prefix="": {k: v for key, value in tree.items()
+                                    for k, v in (flat(value, f"{prefix}{key}.")
+                                                 if isinstance(value, dict)
+                                                 else {f"{prefix}{key}": value}).items()}
     made = lambda arm: json.loads((run.folder / "models" / arm / "result.json").read_text())
     differing = lambda a, b: {k for k in flat(a) | flat(b) if flat(a).get(k) != flat(b).get(k)}
-    assert differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft-mixcut")["settings"]) == {"sft.mixed"}
-    assert differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft.lora4")["settings"]) == {"sft.method", "sft.rank"} # full training has no rank
-    assert differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.small")["settings"]) == {"models.size"}
-    assert read("qwen3-vl-4b")["data"] == read("qwen3-vl-4b.brief")["data"] and read("qwen3-vl-4b")["prompts"] != read("qwen3-vl-4b.brief")["prompts"]
+    assert (differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft-mixcut")["settings"])
+            == {"sft.mixed"})
+    # full training has no rank
+    assert (differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft.lora4")["settings"])
+            == {"sft.method", "sft.rank"})
+    assert (differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.small")["settings"])
+            == {"models.size"})
+    assert (read("qwen3-vl-4b")["data"] == read("qwen3-vl-4b.brief")["data"]
+            and read("qwen3-vl-4b")["prompts"] != read("qwen3-vl-4b.brief")["prompts"])
 
 
 def test_choices_are_validations_best(run):
@@ -73,22 +87,26 @@ def test_choices_are_validations_best(run):
         sweep = json.loads((run.arm(head) / "sweep.json").read_text())
         for key, value, name in ablation.choices(run):
             chosen = json.loads((run.arm(f"{head}.{name}") / "result.json").read_text())["chosen"]
-            assert chosen[key] == value and chosen["validation"] == max(s["validation"] for s in sweep if s[key] == value)
+            assert (chosen[key] == value
+                    and chosen["validation"] == max(s["validation"] for s in sweep if s[key] == value))
         free = json.loads((run.arm(head) / "result.json").read_text())
-        same = json.loads((run.arm(f"{head}.layer{free['chosen']['layer']}") / "result.json").read_text())
+        layer = run.arm(f"{head}.layer{free['chosen']['layer']}")
+        same = json.loads((layer / "result.json").read_text())
         assert same["correct"] == free["correct"] # what the sweep kept is what the arm says
 
 
 def test_refitting_everything_gives_the_head_again(run, tmp_path):
     import torch
     threads = torch.get_num_threads()
-    torch.set_num_threads(1) # as the job did: with two, sums differ in their last bits, and the solver stops a step later
+    # as the job did: with two, sums differ in their last bits, and the solver stops a step later
+    torch.set_num_threads(1)
     for number in (0, 1):
         job = ablation.refit_job(run, "qwen3-vl-4b-head", number, 0)
         (tmp_path / str(number)).mkdir()
         ablation.refit(job.spec, [i.out for i in job.inputs], tmp_path / str(number))
     torch.set_num_threads(threads)
-    again, head = (pd.read_parquet(p / "predictions.parquet") for p in (tmp_path / "0", run.arm("qwen3-vl-4b-head")))
+    again, head = (pd.read_parquet(p / "predictions.parquet")
+                   for p in (tmp_path / "0", run.arm("qwen3-vl-4b-head")))
     assert np.allclose(np.stack(again.log_probs), np.stack(head.log_probs), atol=1e-5)
     chosen = json.loads((tmp_path / "1" / "result.json").read_text())
     assert chosen["seed"] == 43 and chosen["pictures"] == len(read_index(run.data_folder, "train"))
@@ -98,19 +116,26 @@ def test_summary_is_the_records(run):
     summary = json.loads((run.folder / "ablation/ablation.json").read_text())
     assert set(summary["tables"]) == {"mixing", "training", "wording", "size", "choices"}
     for row in (r for rows in summary["tables"].values() for r in rows):
-        one, two = (pd.read_parquet(run.arm(a) / "predictions.parquet").query("split == 'test'") for a in (row["arm"], row["reference"]))
-        assert np.isclose(row["difference"]["value"], (one.label == one.prediction).mean() - (two.label == two.prediction).mean())
-    for head, points in summary["curves"].items(): assert [p["shots"] for p in points] == [1] and points[0]["seeds"] == 2 and points[0]["pictures"] == 6
+        one, two = (pd.read_parquet(run.arm(a) / "predictions.parquet").query("split == 'test'")
+                    for a in (row["arm"], row["reference"]))
+        assert np.isclose(row["difference"]["value"],
+                          (one.label == one.prediction).mean() - (two.label == two.prediction).mean())
+    for head, points in summary["curves"].items():
+        assert ([p["shots"] for p in points] == [1] and points[0]["seeds"] == 2
+                and points[0]["pictures"] == 6)
 
 
 def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
     by_arm = ablation.seed_jobs(run)
     tuned = ("qwen3-vl-4b-sft", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-sft-tower-head")
-    assert {arm: [j.name for j in jobs] for arm, jobs in by_arm.items()} == {a: [f"{a}.s1"] for a in tuned} # nothing of the base is trained again
+    # nothing of the base is trained again
+    assert ({arm: [j.name for j in jobs] for arm, jobs in by_arm.items()}
+            == {a: [f"{a}.s1"] for a in tuned})
     read = {job.name for job in ablation.everything(by_arm["qwen3-vl-4b-sft-head"][0]).values()}
     assert "qwen3-vl-4b-sft.s1" in read # features of the model that was trained with the other seed
     features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
-    assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run) # the same pictures
+    # the same pictures
+    assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run)
     resting = ablation.seed_jobs(run.changed({"sft.tower": False}))
     assert set(resting) == set(tuned[:2]) # the tower of a model whose tower rests is the base's
     summary = json.loads((run.folder / "ablation/ablation.json").read_text())
@@ -120,19 +145,28 @@ def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
 def test_every_seed_is_a_training(run):
     from flowers102_study.core.records import sha256
     from flowers102_study.resnet import jobs
-    for one, two in (("models/qwen3-vl-4b-sft", "models/qwen3-vl-4b-sft.s1"), ("arms/resnet50/model", "arms/resnet50.s1/model")):
-        assert sha256(run.folder / one / "model.safetensors") != sha256(run.folder / two / "model.safetensors")
+    for one, two in (("models/qwen3-vl-4b-sft", "models/qwen3-vl-4b-sft.s1"),
+                     ("arms/resnet50/model", "arms/resnet50.s1/model")):
+        assert (sha256(run.folder / one / "model.safetensors")
+                != sha256(run.folder / two / "model.safetensors"))
     one, two = ({job.name: job for job in jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
-    assert two.spec == one.spec | {"seed": 43} and not any(".s1" in job.name for job in jobs(run.changed({"ablation.seeded": ["sft"]})))
+    assert (two.spec == one.spec | {"seed": 43}
+            and not any(".s1" in job.name for job in jobs(run.changed({"ablation.seeded": ["sft"]}))))
 
 
 def test_heads_read_the_language_model_and_their_controls_the_tower(run):
     read = lambda arm: json.loads((run.arm(arm) / "result.json").read_text())
-    for head in classifier.bases(run): assert read(head)["chosen"]["layer"] in run.classifier["layers"] and 0 not in run.classifier["layers"]
-    for control in classifier.controls(run): assert (read(control)["chosen"]["layer"], read(control)["chosen"]["pooling"]) == (0, "tower")
-    x = classifier.stored_features(run.folder / "features/qwen3-vl-4b", classifier.features_job(run, "qwen3-vl-4b").spec, 0, "tower")
-    assert x["test"].shape == (24, 2 * 96) # layer 0, and the inner output that Qwen3-VL's first layer is given
-    with pytest.raises(ValueError, match="1 and up"): classifier.jobs(run.changed({"classifier.layers": [0, 2]}))
+    for head in classifier.bases(run):
+        assert (read(head)["chosen"]["layer"] in run.classifier["layers"]
+                and 0 not in run.classifier["layers"])
+    for control in classifier.controls(run):
+        assert (read(control)["chosen"]["layer"], read(control)["chosen"]["pooling"]) == (0, "tower")
+    x = classifier.stored_features(run.folder / "features/qwen3-vl-4b",
+                                   classifier.features_job(run, "qwen3-vl-4b").spec, 0, "tower")
+    # layer 0, and the inner output that Qwen3-VL's first layer is given
+    assert x["test"].shape == (24, 2 * 96)
+    with pytest.raises(ValueError, match="1 and up"):
+        classifier.jobs(run.changed({"classifier.layers": [0, 2]}))
 
 
 def test_models_of_the_ablations(run):
@@ -140,13 +174,19 @@ def test_models_of_the_ablations(run):
     from flowers102_study.sharing import arm_model
     for arm in ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4"): # trained models of their own
         assert [check.name for check in diagnose(run, arm) if not check.held] == []
-    for arm, said in (("qwen3-vl-4b-head.layer2", "keep no model; qwen3-vl-4b-head has one"), ("qwen3-vl-4b-head.shots1.s1", "keep no model"), ("qwen3-vl-4b.brief", "asked in another way; take qwen3-vl-4b")):
+    for arm, said in (("qwen3-vl-4b-head.layer2", "keep no model; qwen3-vl-4b-head has one"),
+                      ("qwen3-vl-4b-head.shots1.s1", "keep no model"),
+                      ("qwen3-vl-4b.brief", "asked in another way; take qwen3-vl-4b")):
         with pytest.raises(ValueError, match=said): arm_model(run, arm)
 
 
 def test_a_name_with_a_dot_is_compared_with_the_one_before_it(run):
-    other = run.changed({"ablation.mixing": [{"mixcut": {"sft.mixed": True}}, {"mixcut.shares": {"sft.mixed": True, "augment.policy": "shares"}}]})
-    assert [(job.name, reference) for _, job, reference in ablation.pairs(other)["mixing"]] == [("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft"), ("qwen3-vl-4b-sft-mixcut.shares", "qwen3-vl-4b-sft-mixcut")]
+    other = run.changed({"ablation.mixing": [{"mixcut": {"sft.mixed": True}},
+                                             {"mixcut.shares": {
+                                                  "sft.mixed": True, "augment.policy": "shares"}}]})
+    assert ([(job.name, reference) for _, job, reference in ablation.pairs(other)["mixing"]]
+            == [("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft"),
+                ("qwen3-vl-4b-sft-mixcut.shares", "qwen3-vl-4b-sft-mixcut")])
 
 
 def test_a_run_without_the_open_question_has_nothing_to_compare(run):

@@ -1,4 +1,4 @@
-"""Stages 01 and 03 on the smoke profile: records, several processes, a kill, what is exported, and lmms-eval's log."""
+"""Stages 01 and 03 on the smoke profile: records, processes, a kill, exports, and lmms-eval's log."""
 import json
 import os
 import shutil
@@ -21,15 +21,24 @@ def test_records_of_all_models_and_tasks(smoke):
     for arm in ARCHITECTURES:
         for task in ("", ".closed-qa", ".closed-negative-qa"):
             folder = smoke / "runs/smoke/arms" / f"{arm}{task}"
-            result, table = json.loads((folder / "result.json").read_text()), pd.read_parquet(folder / "predictions.parquet")
+            result = json.loads((folder / "result.json").read_text())
+            table = pd.read_parquet(folder / "predictions.parquet")
             tested = table[table.split == "test"]
-            assert result["n"] == len(tested) == 24 and table.image_id.is_unique and result["correct"] == (tested.label == tested.prediction).sum()
-            for key, score in result["scores"].items(): assert score["interval"][0] <= score["value"] <= score["interval"][1] or key == "ece", key # resampling biases it
+            assert (result["n"] == len(tested) == 24 and table.image_id.is_unique
+                    and result["correct"] == (tested.label == tested.prediction).sum())
+            # resampling biases it
+            for key, score in result["scores"].items():
+                assert score["interval"][0] <= score["value"] <= score["interval"][1] or key == "ece", (
+                    key)
             if task: continue
-            assert set(table.split) == {"validation", "test"} and {"exact", "synonym", "ranked", "top5", "ece", "brier", "no_class"} <= result["scores"].keys()
+            assert (set(table.split) == {"validation", "test"}
+                    and {"exact", "synonym", "ranked", "top5", "ece", "brier", "no_class"}
+                    <= result["scores"].keys())
             log_probs = np.stack(table.log_probs)
-            assert np.allclose(np.exp(log_probs).sum(1), 1, atol=1e-5) and (log_probs.argmax(1) == table.prediction_ranked).all()
-            assert result["parameters"] > 1e6 and result["side"] == 48 and len(result["revision"]) == 64 and result["data"] and result["prompts"]
+            assert (np.allclose(np.exp(log_probs).sum(1), 1, atol=1e-5)
+                    and (log_probs.argmax(1) == table.prediction_ranked).all())
+            assert (result["parameters"] > 1e6 and result["side"] == 48 and len(result["revision"]) == 64
+                    and result["data"] and result["prompts"])
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +62,26 @@ def test_two_processes_leave_the_record_of_one(study):
     records = []
     for run in (one, two):
         assert baselines.model_job(run, "qwen3-vl-4b").done() # nothing is trained again for another run
-        jobs = [baselines.question_job(run, "qwen3-vl-4b", task) for task in prompts.TASKS] + [baselines.question_job(run, "instructblip-flan-t5-xl")]
-        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features", {"model": "pocket", "weights": "", "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
-                        "layers": [0, -1], "pooling": ["last", "mean"], "splits": ["test", "validation"], "batch": 7}, (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
+        jobs = ([baselines.question_job(run, "qwen3-vl-4b", task) for task in prompts.TASKS]
+                + [baselines.question_job(run, "instructblip-flan-t5-xl")])
+        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features",
+                        {"model": "pocket", "weights": "",
+                         "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
+                         "layers": [0, -1], "pooling": ["last", "mean"],
+                         "splits": ["test", "validation"], "batch": 7},
+                        (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
         run_jobs(run, jobs, "baselines")
-        records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir() if p.name not in ("manifest.json", "result.json")})
+        records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir()
+                        if p.name not in ("manifest.json", "result.json")})
         for job in jobs[:4]:
             result = json.loads((job.out / "result.json").read_text())
-            records[-1][job.name] = {k: v for k, v in result.items() if k not in ("measured", "world_size")}
+            records[-1][job.name] = {k: v for k, v in result.items()
+                                     if k not in ("measured", "world_size")}
             assert result["world_size"] == (1 if run is one else 2)
     assert records[0] == records[1]
     features = np.load(two.folder / "features/test.npy", mmap_mode="r")
-    assert features.shape[:3] == (24, 2, 2) and np.isfinite(features).all() and np.load(two.folder / "features/validation.npy").shape[0] == 12
+    assert (features.shape[:3] == (24, 2, 2) and np.isfinite(features).all()
+            and np.load(two.folder / "features/validation.npy").shape[0] == 12)
 
 
 def test_a_killed_job_goes_on_from_the_last_part(study):
@@ -98,7 +115,8 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
 
 def test_a_model_answers_all_its_tasks_before_the_next_is_loaded(study):
     run = prepared("order", **{"launch.lanes": 1})
-    assert [j.name for j in baselines.question_jobs(run)][:3] == ["qwen3-vl-8b", "qwen3-vl-8b.closed-qa", "qwen3-vl-8b.closed-negative-qa"]
+    assert ([j.name for j in baselines.question_jobs(run)][:3]
+            == ["qwen3-vl-8b", "qwen3-vl-8b.closed-qa", "qwen3-vl-8b.closed-negative-qa"])
     loads = [job.inputs[-1].name for job in baselines.question_jobs(run)]
     assert sum(a != b for a, b in zip(loads, loads[1:])) == 3
 
@@ -115,37 +133,55 @@ def test_shipped_profiles_pin_what_they_load():
     import yaml
     models = yaml.safe_load((ROOT / "flowers102_study/profiles/paper.yaml").read_text())["models"]
     unpinned = [m for m in models.values() if isinstance(m, str) and "/" in m and "@" not in m]
-    assert unpinned == ["Salesforce/instructblip-flan-t5-xl"] # its commit could not be learnt; its record will say which it was
+    # its commit could not be learnt; its record will say which it was
+    assert unpinned == ["Salesforce/instructblip-flan-t5-xl"]
 
 
 def test_exported_questions_can_be_trained_from(smoke, tmp_path):
-    told = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export").stdout
+    told = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out",
+                tmp_path / "export").stdout
     assert "transformers/open-qa.train.jsonl" in told
     from PIL import Image
     from flowers102_study.core.models import load
     vlm = load(str(next((smoke / "runs/.pocket").glob("idefics2-8b-*"))), 48)
-    for form, key in (("transformers", lambda c: c["path"]), ("lmms-engine", lambda c: c["image_url"]["url"])):
-        rows = [json.loads(line) for line in (tmp_path / "export" / form / "open-qa.train.jsonl").read_text().splitlines()]
+    for form, key in (("transformers", lambda c: c["path"]),
+                      ("lmms-engine", lambda c: c["image_url"]["url"])):
+        text = (tmp_path / "export" / form / "open-qa.train.jsonl").read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
         assert len({r["id"] for r in rows}) == len(rows) == 96
-        for row in rows[:5]: assert Image.open(tmp_path / "export" / key(row["messages"][0]["content"][0])).size == (24, 24)
-        if form == "transformers": assert rows[0]["messages"][1]["content"][0]["text"] in vlm.processor.apply_chat_template(rows[0]["messages"], tokenize=False)
-    again = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export", check=False)
+        for row in rows[:5]:
+            assert (Image.open(tmp_path / "export" / key(row["messages"][0]["content"][0])).size
+                    == (24, 24))
+        if form == "transformers":
+            assert (rows[0]["messages"][1]["content"][0]["text"]
+                    in vlm.processor.apply_chat_template(rows[0]["messages"], tokenize=False))
+    again = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export",
+                 check=False)
     assert again.returncode == 2 and "is not empty" in again.stderr
-    wrong = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--task", "open", "--out", tmp_path / "new", check=False)
+    wrong = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--task", "open", "--out",
+                 tmp_path / "new", check=False)
     assert wrong.returncode == 2 and "did you mean 'open-qa'" in wrong.stderr
 
 
 def test_compares_with_a_log_of_lmms_eval(smoke, tmp_path):
-    table = pd.read_parquet(smoke / "runs/smoke/arms/qwen3-vl-4b/predictions.parquet").query("split == 'test'")
+    table = pd.read_parquet(smoke / "runs/smoke/arms/qwen3-vl-4b/predictions.parquet").query(
+        "split == 'test'")
     images = data.read_index(smoke / "runs/smoke/data", "test").image_id.tolist()
     said = dict(zip(table.image_id, table.answer))
-    rows = [{"doc_id": i, "target": "?", "filtered_resps": [said[image] if i else "something else"], "exact": 0.} for i, image in enumerate(images)]
+    rows = [{"doc_id": i, "target": "?", "filtered_resps": [said[image] if i else "something else"],
+             "exact": 0.} for i, image in enumerate(images)]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    told = call(smoke, "flowers102-study", "compare", tmp_path / "samples.jsonl", "--name", "smoke").stdout
-    assert "24 pictures; same answer 23, neither names a class 1" in told or "24 pictures; same answer 23, other class 1" in told # by what a model of two steps says
-    assert f"{images[0]}: lmms-eval 'something else'" in told and "not alike: pictures were seen at 48 pixels here" in told and "not alike: numbers were auto here" in told
+    told = call(smoke, "flowers102-study", "compare", tmp_path / "samples.jsonl", "--name",
+                "smoke").stdout
+    # by what a model of two steps says
+    assert ("24 pictures; same answer 23, neither names a class 1" in told or
+            "24 pictures; same answer 23, other class 1" in told)
+    assert (f"{images[0]}: lmms-eval 'something else'" in told and
+            "not alike: pictures were seen at 48 pixels here" in told and
+            "not alike: numbers were auto here" in told)
     (tmp_path / "other.jsonl").write_text("no JSON")
-    refused = call(smoke, "flowers102-study", "compare", tmp_path / "other.jsonl", "--name", "smoke", check=False)
+    refused = call(smoke, "flowers102-study", "compare", tmp_path / "other.jsonl", "--name", "smoke",
+                   check=False)
     assert refused.returncode == 2 and "is not a samples file" in refused.stderr
 
 
@@ -161,10 +197,12 @@ def test_the_task_for_lmms_eval_reads_a_run(smoke, monkeypatch):
     utils = importlib.util.module_from_spec(spec); spec.loader.exec_module(utils)
     monkeypatch.chdir(smoke / "runs/smoke")
     rows = datasets.load_from_disk(task["dataset_path"])[task["test_split"]]
-    for key in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results"): assert callable(getattr(utils, task[key].removeprefix("utils.")))
+    for key in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results"):
+        assert callable(getattr(utils, task[key].removeprefix("utils.")))
     row, names = rows[3], rows.features["label"].names
     assert utils.doc_to_target(row) == names[row["label"]] and "flower" in utils.doc_to_text(row)
-    assert utils.process_results(row, [names[row["label"]].upper() + "."]) == {"exact": 1., "synonym": 1.}
+    assert (utils.process_results(row, [names[row["label"]].upper() + "."])
+            == {"exact": 1., "synonym": 1.})
     monkeypatch.setenv("FLOWERS102_SIDE", "64")
     assert utils.doc_to_visual(row)[0].size == (64, 64)
     assert {m["metric"] for m in task["metric_list"]} == set(utils.process_results(row, ["x"]))

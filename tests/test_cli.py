@@ -1,4 +1,4 @@
-"""What the command line says to what it does not know, and that it says so before importing anything heavy."""
+"""What the command line says to what it does not know, before it imports anything heavy."""
 import subprocess
 import sys
 
@@ -8,48 +8,61 @@ from conftest import ROOT, call
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill", "scipy")
 
 
-@pytest.mark.parametrize("words, told", [
-    (["run", "resnt"], "unknown stage 'resnt'; did you mean 'resnet'?"),
-    (["run", "--profile", "pockt"], "unknown profile 'pockt'; did you mean 'pocket'?"),
-    (["run", "--set", "resnet.epoch=3"], "unknown profile key 'resnet.epoch'; did you mean 'resnet.epochs'?"),
-    (["run", "--set", "resnet.epochs=many"], "resnet.epochs must be an integer"),
-    (["run", "--set", "resnet.epochs"], "KEY=VALUE"),
-    (["run", "--data", "no/such/folder"], "no folder at"),
-    (["run", "--data", "hub:foo"], "wants OWNER/NAME"),
-    (["run", "--set", "resnet.steps=3", "resnet.epochs=3"], "repeat the option"),
-    (["run", "--data", "drwn"], "did you mean 'drawn'?"),
-    (["run", "--name", "../elsewhere"], "a run's name"),
-    (["run", "--set", "resnet.mode=mixcat"], "unknown augmentation mode 'mixcat'; did you mean 'mixcut'?"),
-    (["run", "--set", "data.unreadable=refus"], "did you mean 'refuse'?"),
-    (["run", "--set", "resnet.mixup=0.0"], "must be above 0"),
-    (["run", "--set", "resnet.epochs=0"], "must be at least 1"),
-    (["run", "--set", "prompts.wording=plane"], "unknown wording 'plane'; did you mean 'plain'?"),
-    (["run", "--set", "prompts.options=1"], "must be from 2 to"),
-    (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
-    (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
-    (["run", "--set", "augment.technique=mixap"], "did you mean 'mixup'?"),
-    (["run", "--set", "augment.ratio=0.0"], "augment.ratio is a share"),
-    (["run", "--set", "ablation.mixing=[mixcut]"], "must be a list, like [{'mixcut'"),
-    (["run", "--set", "ablation.mixing=[{mixcut: true}]"], "is a list of entries like"),
-    (["run", "--set", "ablation.training=[{lora9: {sft.rnk: 9}}]"], "did you mean 'sft.rank'?"),
-    (["run", "--set", "ablation.training=[{other: {resnet.epochs: 9}}]"], "unknown block that ablation.training may change 'resnet'"),
-    (["run", "--set", "ablation.wording=[{same: {prompts.wording: plain}}]"], "changes nothing that its arm uses"),
-    (["run", "--set", "ablation.models=[qwen3-vl-4]"], "did you mean 'qwen3-vl-4b'?"),
-    (["run", "--set", "ablation.training=[{s1: {sft.rate: 0.1}}]", "--set", "ablation.seeded=[sft]"], "would be called qwen3-vl-4b-sft.s1"),
-    (["run", "--set", "ablation.size=[{brief: {models.size: 32}}]"], "would be called qwen3-vl-4b.brief"),
-    (["run", "--set", "ablation.training=[{a.old: {sft.rate: 0.1}}]"], "must be words of small letters"),
-    (["run", "--set", "ablation.seeds=[42, 43]"], "must differ from each other"),
-    (["run", "--set", "sft.shots=4"], "ablation.mixing, mixcut: sft.shots"),
-    (["run", "--set", "ablation.seeded=[head]"], "unknown training (ablation.seeded) 'head'"),
-    (["run", "--set", "classifier.layers=[0, 2]"], "1 and up"),
-    (["run", "--profile", "photos", "--minutes", "5"], "a profile that is named is taken as it is"),
-    (["run", "--minutes", "5"], "--minutes is for pictures of your own"),
-    (["run", "--data", "oxford", "--minutes", "5"], "--minutes needs a folder"),
-    (["versus", "one.parquet", "qwen3-vl-4b"], "no file at one.parquet"),
-    (["run", "--profil", "smoke"], "--profile"),
-    (["rum"], "run"),
-    (["results", "--name", "pockets"], "no run yet"),
-    (["publish"], "no run yet")])
+@pytest.mark.parametrize("words, told",
+                         [(["run", "resnt"], "unknown stage 'resnt'; did you mean 'resnet'?"),
+                          (["run", "--profile", "pockt"],
+                           "unknown profile 'pockt'; did you mean 'pocket'?"),
+                          (["run", "--set", "resnet.epoch=3"],
+                           "unknown profile key 'resnet.epoch'; did you mean 'resnet.epochs'?"),
+                          (["run", "--set", "resnet.epochs=many"], "resnet.epochs must be an integer"),
+                          (["run", "--set", "resnet.epochs"], "KEY=VALUE"),
+                          (["run", "--data", "no/such/folder"], "no folder at"),
+                          (["run", "--data", "hub:foo"], "wants OWNER/NAME"),
+                          (["run", "--set", "resnet.steps=3", "resnet.epochs=3"], "repeat the option"),
+                          (["run", "--data", "drwn"], "did you mean 'drawn'?"),
+                          (["run", "--name", "../elsewhere"], "a run's name"),
+                          (["run", "--set", "resnet.mode=mixcat"],
+                           "unknown augmentation mode 'mixcat'; did you mean 'mixcut'?"),
+                          (["run", "--set", "data.unreadable=refus"], "did you mean 'refuse'?"),
+                          (["run", "--set", "resnet.mixup=0.0"], "must be above 0"),
+                          (["run", "--set", "resnet.epochs=0"], "must be at least 1"),
+                          (["run", "--set", "prompts.wording=plane"],
+                           "unknown wording 'plane'; did you mean 'plain'?"),
+                          (["run", "--set", "prompts.options=1"], "must be from 2 to"),
+                          (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
+                          (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
+                          (["run", "--set", "augment.technique=mixap"], "did you mean 'mixup'?"),
+                          (["run", "--set", "augment.ratio=0.0"], "augment.ratio is a share"),
+                          (["run", "--set", "ablation.mixing=[mixcut]"],
+                           "must be a list, like [{'mixcut'"),
+                          (["run", "--set", "ablation.mixing=[{mixcut: true}]"],
+                           "is a list of entries like"),
+                          (["run", "--set", "ablation.training=[{lora9: {sft.rnk: 9}}]"],
+                           "did you mean 'sft.rank'?"),
+                          (["run", "--set", "ablation.training=[{other: {resnet.epochs: 9}}]"],
+                           "unknown block that ablation.training may change 'resnet'"),
+                          (["run", "--set", "ablation.wording=[{same: {prompts.wording: plain}}]"],
+                           "changes nothing that its arm uses"),
+                          (["run", "--set", "ablation.models=[qwen3-vl-4]"],
+                           "did you mean 'qwen3-vl-4b'?"),
+                          (["run", "--set", "ablation.training=[{s1: {sft.rate: 0.1}}]", "--set",
+                            "ablation.seeded=[sft]"], "would be called qwen3-vl-4b-sft.s1"),
+                          (["run", "--set", "ablation.size=[{brief: {models.size: 32}}]"],
+                           "would be called qwen3-vl-4b.brief"),
+                          (["run", "--set", "ablation.training=[{a.old: {sft.rate: 0.1}}]"],
+                           "must be words of small letters"),
+                          (["run", "--set", "ablation.seeds=[42, 43]"], "must differ from each other"),
+                          (["run", "--set", "sft.shots=4"], "ablation.mixing, mixcut: sft.shots"),
+                          (["run", "--set", "ablation.seeded=[head]"],
+                           "unknown training (ablation.seeded) 'head'"),
+                          (["run", "--set", "classifier.layers=[0, 2]"], "1 and up"),
+                          (["run", "--profile", "photos", "--minutes", "5"],
+                           "a profile that is named is taken as it is"),
+                          (["run", "--minutes", "5"], "--minutes is for pictures of your own"),
+                          (["run", "--data", "oxford", "--minutes", "5"], "--minutes needs a folder"),
+                          (["versus", "one.parquet", "qwen3-vl-4b"], "no file at one.parquet"),
+                          (["run", "--profil", "smoke"], "--profile"), (["rum"], "run"),
+                          (["results", "--name", "pockets"], "no run yet"), (["publish"], "no run yet")])
 def test_refuses_and_names_the_nearest(study, words, told):
     answer = call(study, "flowers102-study", *words, check=False, COLUMNS="200")
     assert answer.returncode == 2 and told in answer.stderr
@@ -57,13 +70,17 @@ def test_refuses_and_names_the_nearest(study, words, told):
 
 
 def test_refusing_imports_nothing_heavy():
-    code = f"import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, flowers102_study.baselines, flowers102_study.ablation, flowers102_study.hypotheses, flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
+    code = ("import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, "
+            "flowers102_study.baselines, flowers102_study.ablation, flowers102_study.hypotheses, "
+            f"flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])")
+    assert (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           cwd=ROOT).stdout.strip() == "[]")
 
 
 def test_plan_of_the_paper(study):
     told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run").stdout
-    assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told # 102 outputs, as counted for torchvision's too
+    # 102 outputs, as counted for torchvision's too
+    assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told
     assert "Qwen/Qwen3-VL-4B-Instruct@ebb281ec70b0" in told and "4,437,815,808 parameters" in told
     assert "flowers102_study.core.launch import child" in told and "in all: disk" in told
     assert not (study / "runs").exists()
@@ -76,8 +93,14 @@ def test_plan_for_gpus(study, monkeypatch):
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 80 << 30}] * 4)
     run = open_run("paper", overrides={"launch.config": "fsdp2"})
     words = launch.command(run, study / "lane.json")
-    assert "--num_processes=4" in words and any(w.endswith("fsdp2.yaml") for w in words) and launch.lanes(run) == 1
-    with pytest.raises(launch.SettingsError, match="there are 4 GPUs"): launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")
-    with pytest.raises(launch.SettingsError, match="did you mean 'fsdp2'"): launch.command(open_run("paper", overrides={"launch.config": "fsdp"}), study / "x")
-    monkeypatch.setenv("NUM_MACHINES", "2"); monkeypatch.setenv("MACHINE_RANK", "1"); monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
-    assert {"--num_machines=2", "--machine_rank=1", "--main_process_ip=10.0.0.1"} <= set(launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x"))
+    assert ("--num_processes=4" in words and any(w.endswith("fsdp2.yaml") for w in words)
+            and launch.lanes(run) == 1)
+    with pytest.raises(launch.SettingsError, match="there are 4 GPUs"):
+        launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")
+    with pytest.raises(launch.SettingsError, match="did you mean 'fsdp2'"):
+        launch.command(open_run("paper", overrides={"launch.config": "fsdp"}), study / "x")
+    monkeypatch.setenv("NUM_MACHINES", "2")
+    monkeypatch.setenv("MACHINE_RANK", "1")
+    monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
+    assert ({"--num_machines=2", "--machine_rank=1", "--main_process_ip=10.0.0.1"}
+            <= set(launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")))

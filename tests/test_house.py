@@ -10,12 +10,17 @@ import house
 
 @pytest.fixture
 def whole(tmp_path): # a copy of everything that is committed and matters here
-    for name in ("nbs", "flowers102_study", "report"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("settings.ini", "README.md", "setup.py"): shutil.copy(ROOT / name, tmp_path)
+    for name in ("nbs", "flowers102_study", "report"):
+        shutil.copytree(ROOT / name, tmp_path / name,
+                        ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "README.md", "setup.py", "ruff.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 
-def contents(folder, pattern): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob(pattern)) if "__pycache__" not in p.parts}
+def contents(folder, pattern):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob(pattern))
+            if "__pycache__" not in p.parts}
 
 
 def plant(path, old, new):
@@ -52,6 +57,18 @@ def test_exports_are_fresh(whole):
     assert stale(whole) == ["core/metrics.py"]
 
 
+def test_lines_and_cells_end_where_a_reader_does(whole):
+    assert house.unruly(ROOT) == [] and house.long_cells(whole) == []
+    path = whole / "nbs/00_data.ipynb"
+    book = json.loads(path.read_text())
+    long = ["#| export\n", *(f"a{k} = {k}\n" for k in range(26)), f"wide = {'1' * 105}\n", "import json"]
+    book["cells"].append(book["cells"][-1] | {"cell_type": "code", "id": "planted", "source": long,
+                                              "outputs": [], "execution_count": None})
+    path.write_text(json.dumps(book))
+    assert house.long_cells(whole) == ["00_data.ipynb: 29 lines, a0 = 0"]
+    assert [re.search(r" ([A-Z]+\d+) ", line)[1] for line in house.unruly(whole)] == ["E501", "F811"]
+
+
 def test_every_module_has_its_notebook(whole):
     assert house.without_notebook(whole) == []
     (whole / "flowers102_study/extra.py").write_text("")
@@ -61,9 +78,12 @@ def test_every_module_has_its_notebook(whole):
 
 def test_no_import_runs_upwards(whole):
     assert house.upward_imports(whole) == []
-    with open(whole / "flowers102_study/core/metrics.py", "a") as file: file.write("\nfrom flowers102_study.resnet import train\n")
-    with open(whole / "flowers102_study/data.py", "a") as file: file.write("\nfrom .resnet import train\n")
-    with open(whole / "flowers102_study/core/settings.py", "a") as file: file.write("\nfrom .launch import Job\n")
+    with open(whole / "flowers102_study/core/metrics.py", "a") as file:
+        file.write("\nfrom flowers102_study.resnet import train\n")
+    with open(whole / "flowers102_study/data.py", "a") as file:
+        file.write("\nfrom .resnet import train\n")
+    with open(whole / "flowers102_study/core/settings.py", "a") as file:
+        file.write("\nfrom .launch import Job\n")
     found = house.upward_imports(whole)
     assert "core.metrics imports resnet" in found and "data imports resnet" in found
     assert "core.settings imports itself in a circle" in found
@@ -72,7 +92,8 @@ def test_no_import_runs_upwards(whole):
 def test_readme_numbers_are_measured(whole):
     assert house.readme_numbers(whole) == []
     assert len(house.numbers((whole / "README.md").read_text())) > 20
-    untold = next(n for n in (f"{v / 10:.1f}" for v in range(100, 999)) if n not in house.told_numbers(whole))
+    untold = next(n for n in (f"{v / 10:.1f}" for v in range(100, 999))
+                  if n not in house.told_numbers(whole))
     with open(whole / "README.md", "a") as file: file.write(f"\nOur network reaches {untold} %.\n")
     assert house.readme_numbers(whole) == [untold]
 
@@ -89,8 +110,12 @@ def test_committed_notebooks_are_small_and_name_no_machine():
     assert house.committed_sizes(ROOT) == []
     for path in house.notebooks(ROOT):
         cells = json.loads(path.read_text())["cells"]
-        outputs = json.dumps([{k: v for k, v in (o.get("data") or o).items() if not k.startswith("image/")} for c in cells for o in c.get("outputs", [])])
-        if path.name[:2].isdigit(): assert "image/png" in json.dumps(cells) and "not run yet" not in outputs, f"{path.name} is not executed"
+        outputs = json.dumps([{k: v for k, v in (o.get("data") or o).items()
+                               if not k.startswith("image/")} for c in cells
+                              for o in c.get("outputs", [])])
+        if path.name[:2].isdigit():
+            assert "image/png" in json.dumps(cells) and "not run yet" not in outputs, (
+                f"{path.name} is not executed")
         assert not re.search(r"/(home|root|Users|work)/|/tmp/(?!tmp_example)", outputs), path.name
 
 

@@ -1,4 +1,4 @@
-"""A training job that is killed ends with the weights of one that was not: one kill before the first checkpoint and one after it here, ten by tests/kill.py."""
+"""A training that is killed ends with the weights of one that was not; ten kills by tests/kill.py."""
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 @pytest.mark.parametrize("stage", ["resnet", "sft"])
 def test_two_kills(stage):
-    told = subprocess.run([sys.executable, str(Path(__file__).with_name("kill.py")), "2", stage], capture_output=True, text=True)
+    told = subprocess.run([sys.executable, str(Path(__file__).with_name("kill.py")), "2", stage],
+                          capture_output=True, text=True)
     assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
     assert told.stdout.count("the same weights") == 2

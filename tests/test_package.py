@@ -3,19 +3,25 @@ import os
 import subprocess
 import sys
 
-from conftest import ROOT, call
+from conftest import ROOT
 
 
 def test_installed_alone(tmp_path):
     source = tmp_path / "source" # pip builds in place; the clone stays clean
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True) if (ROOT / ".git").exists() else None
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True) if (
+        ROOT / ".git").exists() else None
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target",
+                    str(tmp_path / "site"), str(source)], check=True, capture_output=True)
     away = tmp_path / "away"
     away.mkdir()
-    ask = lambda code: subprocess.run([sys.executable, "-c", code], cwd=away, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True)
-    told = ask("import flowers102_study, flowers102_study.core.settings as s; print(flowers102_study.__file__); print(s.read_profile('paper')['data']['size'])")
+    ask = lambda code: subprocess.run([sys.executable, "-c", code], cwd=away,
+                                      env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+                                      capture_output=True, text=True)
+    told = ask("import flowers102_study, flowers102_study.core.settings as s; "
+               "print(flowers102_study.__file__); print(s.read_profile('paper')['data']['size'])")
     assert str(tmp_path / "site") in told.stdout and "448" in told.stdout, told.stderr
     assert (tmp_path / "site/flowers102_study/lmms_eval/utils.py").exists()
     assert len((tmp_path / "site/flowers102_study/flowers102.txt").read_text().splitlines()) > 102
-    refused = ask("import sys; sys.argv = ['flowers102-study', 'run']; from flowers102_study.cli import main; main()")
+    refused = ask("import sys; sys.argv = ['flowers102-study', 'run']; from flowers102_study.cli import "
+                  "main; main()")
     assert refused.returncode == 2 and "no notebooks here" in refused.stderr

@@ -1,4 +1,4 @@
-"""The recipe for photographs: what a base is told, and fine-tuning with Muon, augmentation and a guide."""
+"""The recipe for photographs: what a base is taught, and fine-tuning with Muon and a guide."""
 import json
 import os
 
@@ -13,8 +13,10 @@ from flowers102_study.core.settings import SettingsError, open_run
 from flowers102_study.core.views import keyed, pasted
 from test_data import class_folders
 
-RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40, "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
+RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40,
+          "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
+          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3,
+          "sft.pasted": .5, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,9 @@ def study(tmp_path_factory):
 
 def prepared(study, name: str, **overrides):
     run = open_run("smoke", name, str(study / "own"), RECIPE | overrides)
-    for job in (data.data_job(run), prompts.prompts_job(run), baselines.world_job(run), baselines.model_job(run, "qwen3-vl-4b"), sft.train_job(run)): run_jobs(run, [job], job.name)
+    for job in (data.data_job(run), prompts.prompts_job(run), baselines.world_job(run),
+                baselines.model_job(run, "qwen3-vl-4b"), sft.train_job(run)):
+        run_jobs(run, [job], job.name)
     return run
 
 
@@ -37,7 +41,9 @@ def whole(study): return prepared(study, "whole")
 
 
 def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
-    drawn, facts = np.zeros((10, 32, 32, 3), np.uint8), [{"name": f"species {i}", "genus": "genus", "colour": "red", "known": True} for i in range(10)]
+    drawn = np.zeros((10, 32, 32, 3), np.uint8)
+    facts = [{"name": f"species {i}", "genus": "genus", "colour": "red", "known": True}
+             for i in range(10)]
     pictures, told = with_photographs(drawn, facts, whole.data_folder, 42)
     names, classes = data.read_report(whole.data_folder)["classes"], taught_classes(8, 42)
     assert {f["name"] for f in told if f["known"]} == {names[k] for k in classes} and len(classes) == 2
@@ -51,7 +57,9 @@ def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
     pixels, wide = data.read_pixels(whole.data_folder, "train"), data.read_whole(whole.data_folder)
     assert pixels.shape[1:] == (40, 40, 3) and wide.shape == (len(cut), 50, 50, 3)
     middle = np.asarray(Image.fromarray(wide[0]).crop((5, 5, 45, 45)))
-    assert np.abs(middle.astype(int) - pixels[0]).mean() < 12 < np.abs(np.asarray(Image.fromarray(wide[0]).resize((40, 40))).astype(int) - pixels[0]).mean()
+    shrunk = np.asarray(Image.fromarray(wide[0]).resize((40, 40)))
+    apart = lambda picture: np.abs(picture.astype(int) - pixels[0]).mean()
+    assert apart(middle) < 12 < apart(shrunk)
     spec = sft.train_job(whole).spec
     plain = spec | {"sft": spec["sft"] | {"augment": False}}
     shown = lambda s: sft.lessons(s, [i.out for i in sft.train_job(whole).inputs])[1][0][0].shape[1]
@@ -62,8 +70,10 @@ def test_what_is_exported_looks_at_the_middle_too():
     from PIL import Image
     from flowers102_study.core.heads import image_processor
     from flowers102_study.core.sources import squared
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize((400, 300), Image.Resampling.BICUBIC)
-    theirs = {crop: np.asarray(image_processor(32, crop, 3, [0, 0, 0], [1, 1, 1])(photo)["pixel_values"][0]).transpose(1, 2, 0) for crop in (1, .8)}
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize(
+        (400, 300), Image.Resampling.BICUBIC)
+    theirs = {crop: np.asarray(image_processor(32, crop, 3, [0, 0, 0], [1, 1, 1])(photo)["pixel_values"][
+                                   0]).transpose(1, 2, 0) for crop in (1, .8)}
     for crop in theirs: assert np.abs(theirs[crop] - squared(photo, 32, crop) / 255).mean() < .01
     assert np.abs(theirs[1] - theirs[.8]).mean() > .05
 
@@ -80,56 +90,85 @@ def test_a_box_leaves_the_larger_half_and_the_targets_say_how_much():
 
 def test_fine_tuning_has_threads_of_its_own(whole):
     run = whole.changed({"launch.alone": 3})
-    assert sft.train_job(run).threads == 3 and sft.arm_job(run).threads == 0 and sft.train_job(run).spec == sft.train_job(whole).spec
-    assert sft.train_job(run.changed({"launch.processes": 2})).threads == 0 # several processes share the cores already
+    assert (sft.train_job(run).threads == 3 and sft.arm_job(run).threads == 0
+            and sft.train_job(run).spec == sft.train_job(whole).spec)
+    # several processes share the cores already
+    assert sft.train_job(run.changed({"launch.processes": 2})).threads == 0
 
 
 def test_the_sizes_are_the_profile_s(whole):
     config = json.loads((baselines.model_job(whole, "qwen3-vl-4b").out / "config.json").read_text())
-    assert config["vision_config"]["hidden_size"] == 48 and config["vision_config"]["depth"] == 3 and config["vision_config"]["num_position_embeddings"] == 16
+    assert (config["vision_config"]["hidden_size"] == 48 and config["vision_config"]["depth"] == 3
+            and config["vision_config"]["num_position_embeddings"] == 16)
 
 
 def test_the_guide_is_gone_and_the_training_is_told(whole):
     from safetensors import safe_open
     made = sft.train_job(whole).out
-    with safe_open(made / "model.safetensors", "np") as file: assert not any("guide" in name for name in file.keys())
+    with safe_open(made / "model.safetensors", "np") as file:
+        assert not any("guide" in name for name in file.keys())
     history = json.loads((made / "history.json").read_text())
     losses = [h["loss"] for h in history if "loss" in h]
-    assert losses[-1] < losses[0] and json.loads((made / "result.json").read_text())["settings"]["sft"]["optimizer"] == "muon"
+    assert (losses[-1] < losses[0]
+            and json.loads((made / "result.json").read_text())["settings"]["sft"]["optimizer"] == "muon")
 
 
 def test_a_training_that_was_cut_ends_with_the_same_weights(study, whole):
     import subprocess
     import sys
     again = open_run("smoke", "cut", str(study / "own"), RECIPE)
-    for job in (data.data_job(again), prompts.prompts_job(again), baselines.world_job(again), baselines.model_job(again, "qwen3-vl-4b")): run_jobs(again, [job], job.name)
+    for job in (data.data_job(again), prompts.prompts_job(again), baselines.world_job(again),
+                baselines.model_job(again, "qwen3-vl-4b")):
+        run_jobs(again, [job], job.name)
     job = sft.train_job(again)
     prepare(job)
-    code = ("import os, sys, json; from pathlib import Path; from flowers102_study import sft; from flowers102_study.core import training\n"
-            "sealed = training.seal\n"
-            "def seal_and_end(folder, *rest): sealed(folder, *rest); os._exit(9) if folder.name == 'checkpoint-8' else None\n"
-            "training.seal = seal_and_end; sft.train(json.loads(sys.argv[1]), [Path(p) for p in sys.argv[2].split('|')], Path(sys.argv[3]))")
-    words = [sys.executable, "-c", code, json.dumps(job.spec), "|".join(str(i.out) for i in job.inputs), str(job.out) + ".partial"]
-    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, capture_output=True, text=True)
+    code = """import json, os, sys
+from pathlib import Path
+from flowers102_study import sft
+from flowers102_study.core import training
+sealed = training.seal
+def seal_and_end(folder, *rest):
+    sealed(folder, *rest)
+    if folder.name == 'checkpoint-8': os._exit(9)
+training.seal = seal_and_end
+sft.train(json.loads(sys.argv[1]), [Path(p) for p in sys.argv[2].split('|')], Path(sys.argv[3]))"""
+    words = [sys.executable, "-c", code, json.dumps(job.spec), "|".join(str(i.out) for i in job.inputs),
+             str(job.out) + ".partial"]
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                          capture_output=True, text=True)
     assert done.returncode == 9, done.stderr[-2000:]
     run_jobs(again, [job], "again")
-    assert " 12/12 " in (again.logs / "again.log").read_text() and " 4/12 " not in (again.logs / "again.log").read_text() # it went on
-    assert sha256(job.out / "model.safetensors") == sha256(sft.train_job(whole).out / "model.safetensors")
+    # it went on
+    assert (" 12/12 " in (again.logs / "again.log").read_text() and
+            " 4/12 " not in (again.logs / "again.log").read_text())
+    assert (sha256(job.out / "model.safetensors")
+            == sha256(sft.train_job(whole).out / "model.safetensors"))
 
 
 def test_two_processes_train_along_the_same_pictures(study, whole):
     two = prepared(study, "two", **{"launch.processes": 2})
-    read = lambda run: [h["loss"] for h in json.loads((sft.train_job(run).out / "history.json").read_text()) if "loss" in h]
-    assert read(two)[0] == pytest.approx(read(whole)[0], abs=1e-4) # the first step, before rounding is magnified
+    read = lambda run: [h["loss"]
+                        for h in json.loads((sft.train_job(run).out / "history.json").read_text())
+                        if "loss" in h]
+    # the first step, before rounding is magnified
+    assert read(two)[0] == pytest.approx(read(whole)[0], abs=1e-4)
 
 
 def test_an_adapter_trains_without_a_guide(whole):
-    assert sft.train_job(whole.changed({"sft.method": "lora"})).spec["sft"]["guide"] == 0 < sft.train_job(whole).spec["sft"]["guide"]
+    assert (sft.train_job(whole.changed({"sft.method": "lora"})).spec["sft"]["guide"] == 0
+            < sft.train_job(whole).spec["sft"]["guide"])
 
 
-@pytest.mark.parametrize("wrong, said", [({"sft.optimizer": "sgd"}, "optimizer"), ({"pocket.size": 50}, "multiple of 16"),
-                                         ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"), ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"), ({"sft.area": 0.}, "sft.area"), ({"sft.pasted": 1.5}, "sft.pasted"), ({"sft.pasted": .5, "sft.augment": False}, "sft.pasted"), ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
-                                         ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2}, "launch.config ddp")])
+@pytest.mark.parametrize("wrong, said",
+                         [({"sft.optimizer": "sgd"}, "optimizer"),
+                          ({"pocket.size": 50}, "multiple of 16"), ({"pocket.width": 100}, "of 24"),
+                          ({"pocket.names": "Latin"}, "pocket.names"),
+                          ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"),
+                          ({"sft.area": 0.}, "sft.area"), ({"sft.pasted": 1.5}, "sft.pasted"),
+                          ({"sft.pasted": .5, "sft.augment": False}, "sft.pasted"),
+                          ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
+                          ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2},
+                           "launch.config ddp")])
 def test_wrong_values_are_refused(wrong, said):
     from flowers102_study import resnet
     run = open_run("smoke", overrides=wrong)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from flowers102_study import data, resnet
 from flowers102_study.core.launch import CHILD, run_jobs
-from flowers102_study.core.records import seal, sealed
 from flowers102_study.core.settings import open_run
 
 
@@ -19,9 +18,12 @@ def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the 
     study, before, runs = copy_of_study(tmp_path_factory.mktemp("processes")), os.getcwd(), {}
     os.chdir(study)
     try:
-        for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"), (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
-            run = open_run("smoke", f"{frozen}-{processes}-{config}", overrides={"resnet.frozen": frozen, "resnet.compare": ["mixcut"], "resnet.mode": "mixcut",
-                           "launch.processes": processes, "launch.config": config, "launch.lanes": 1})
+        for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"),
+                                          (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
+            run = open_run("smoke", f"{frozen}-{processes}-{config}",
+                           overrides={"resnet.frozen": frozen, "resnet.compare": ["mixcut"],
+                                      "resnet.mode": "mixcut", "launch.processes": processes,
+                                      "launch.config": config, "launch.lanes": 1})
             run_jobs(run, [data.data_job(run)], "data")
             run_jobs(run, resnet.jobs(run), "resnet")
             runs[frozen, processes, config] = run
@@ -51,14 +53,16 @@ def test_the_world_is_recorded_and_nothing_is_predicted_twice(trained):
 def test_without_batch_statistics_two_processes_take_the_steps_of_one(trained, config):
     one, two = trained[True, 1, "ddp"], trained[True, 2, config]
     assert np.allclose(losses(one), losses(two), atol=1e-5)
-    for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4), name
+    for name, value in weights(one).items():
+        assert np.allclose(value, weights(two)[name], atol=1e-4), name
 
 
 def test_batch_statistics_differ_between_processes(trained):
     one, two, sharded = (losses(trained[False, *k]) for k in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")))
     assert not np.allclose(one, two, atol=1e-5) # each process normalises with its own half of the batch
     assert np.allclose(one, two, rtol=.2) # and yet it is the same training
-    assert np.allclose(two, sharded, rtol=.02) # sharded weights have another memory layout; Adam's first steps magnify rounding
+    # sharded weights have another memory layout; Adam's first steps magnify rounding
+    assert np.allclose(two, sharded, rtol=.02)
 
 
 @pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp2"])
@@ -74,31 +78,41 @@ torch.manual_seed(0)
 class Net(torch.nn.Module): # keeps no batch statistics
     def __init__(self):
         super().__init__()
-        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))
-    def forward(self, x): return ImageClassifierOutput(logits=self.body(x)) # FSDP2 looks for tensors in known containers only
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8),
+                                        torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))
+    def forward(self, x): # FSDP2 looks for tensors in known containers only
+        return ImageClassifierOutput(logits=self.body(x))
 pictures, targets = torch.randn(13, 3, 8, 8), torch.eye(5)[torch.arange(13) % 5]
-block = {'rate': 0., 'decay': 0., 'warmup': 0., 'epochs': 1, 'frozen': False, 'smoothing': .1, 'average': 0.}
+block = {'rate': 0., 'decay': 0., 'warmup': 0., 'epochs': 1, 'frozen': False,
+         'smoothing': .1, 'average': 0.}
 model, optimizer = wrap(accelerator, Net(), block)
 grads = {}
 class Peek:
     param_groups = optimizer.param_groups
-    def step(self): grads.update({n.removeprefix('module.'): whole(p.grad) for n, p in model.named_parameters()})
+    def step(self):
+        grads.update({n.removeprefix('module.'): whole(p.grad) for n, p in model.named_parameters()})
     def zero_grad(self, set_to_none): pass
 make = lambda rows: (pictures[rows], targets[rows])
 import numpy as np
-train_epoch(accelerator, model, Peek(), [t.detach().clone() for t in tensors(model)], [np.arange(13)], make, 0, 1, block) # 13 does not divide by two
+average = [t.detach().clone() for t in tensors(model)]
+batches = [np.arange(13)] # does not divide by two
+train_epoch(accelerator, model, Peek(), average, batches, make, 0, 1, block)
 if accelerator.is_main_process: torch.save(grads, sys.argv[1])
 leave_together()
 """)
     def start(*words, sharded="false"):
-        told = subprocess.run([sys.executable, *map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": sharded}, capture_output=True, text=True)
+        told = subprocess.run([sys.executable, *map(str, words)],
+                              env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": sharded},
+                              capture_output=True, text=True)
         assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-6000:]
     start(script, tmp_path / "one.pt")
-    start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path / "two.pt", sharded=sharded)
+    start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script,
+          tmp_path / "two.pt", sharded=sharded)
     import torch
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
     assert one.keys() == two.keys() and len(one) == 6
-    for name in one: assert one[name].abs().max() > 0 and torch.allclose(one[name], two[name], atol=1e-6), name
+    for name in one:
+        assert one[name].abs().max() > 0 and torch.allclose(one[name], two[name], atol=1e-6), name
 
 
 def test_what_is_saved_by_two_processes_is_what_was_scored(trained):
@@ -108,12 +122,18 @@ def test_what_is_saved_by_two_processes_is_what_was_scored(trained):
     run = trained[False, 2, "ddp"]
     model = AutoModelForImageClassification.from_pretrained(run.arm("resnet50") / "model").eval()
     table = pd.read_parquet(run.arm("resnet50") / "predictions.parquet").query("split == 'test'")
-    with torch.no_grad(): again = model(normalised(to_input(torch.from_numpy(np.array(data.read_pixels(run.data_folder, "test")))))).logits.log_softmax(1).numpy()
+    with torch.no_grad():
+        again = model(normalised(to_input(torch.from_numpy(np.array(
+                                                               data.read_pixels(
+                                                                   run.data_folder,
+                                                                   "test")))))).logits.log_softmax(
+            1).numpy()
     assert np.allclose(np.stack(table.log_probs), again, atol=1e-4)
 
 
 def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
     (tmp_path / "lane.json").write_text("[]")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--no_python", sys.executable, "-c", CHILD, str(tmp_path / "lane.json"), "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2",
+               "--no_python", sys.executable, "-c", CHILD, str(tmp_path / "lane.json"), "2"]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode and "2 processes were asked for, and 1 started" in told.stderr

@@ -1,12 +1,10 @@
-"""What people read: a run's page and its rendered notebooks, the paper, the terminal, a notebook's first cell."""
-import io
+"""What people read: a run's page, rendered notebooks, the paper, the terminal, a first cell."""
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 import yaml
 from conftest import ROOT, call, copy_of_study
 
@@ -20,31 +18,42 @@ class Links(HTMLParser): # whatever a browser would load, and where a link leads
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         if tag == "a": self.leads.append(found.get("href", ""))
-        else: self.loaded += [v for k, v in found.items() if k in ("src", "srcset", "href", "data", "action")]
+        else:
+            self.loaded += [v for k, v in found.items()
+                            if k in ("src", "srcset", "href", "data", "action")]
 
 
 def loaded_from_elsewhere(text: str) -> list:
-    return [v for v in Links(text).loaded if not v.startswith("data:")] + re.findall(r"@import|url\((?!['\"]?data:)", text)
+    return ([v for v in Links(text).loaded if not v.startswith("data:")]
+            + re.findall(r"@import|url\((?!['\"]?data:)", text))
 
 
 def test_the_check_would_notice():
-    assert loaded_from_elsewhere('<script src="https://x.org/a.js"></script><style>@import "x"</style><img src="data:,">') == ["https://x.org/a.js", "@import"]
+    assert (loaded_from_elsewhere('<script src="https://x.org/a.js"></script><style>@import '
+                                  '"x"</style><img src="data:,">') == ["https://x.org/a.js", "@import"])
 
 
 def test_a_run_has_a_page_that_needs_nothing_else(smoke):
     run = smoke / "runs/smoke"
     for page in (run / "index.html", *sorted((run / "notebooks").glob("*.html"))):
         text = page.read_text()
-        assert loaded_from_elsewhere(text) == [] and "prefers-color-scheme: dark" in text and "width=device-width" in text
+        assert (loaded_from_elsewhere(text) == [] and "prefers-color-scheme: dark" in text and
+                "width=device-width" in text)
         for lead in Links(text).leads:
-            if not lead.startswith(("http", "#")): assert (page.parent / lead).exists(), (page.name, lead)
+            if not lead.startswith(("http", "#")):
+                assert (page.parent / lead).exists(), (page.name, lead)
         assert str(smoke) not in text
-    text, judged = (run / "index.html").read_text(), json.loads((run / "hypotheses/hypotheses.json").read_text())
-    for name, said in judged["hypotheses"].items(): assert f"{name}: {said['claim']}</strong><span class=\"verdict {said['verdict'].replace(' ', '-')}\">{said['verdict']}" in text
+    text = (run / "index.html").read_text()
+    judged = json.loads((run / "hypotheses/hypotheses.json").read_text())
+    for name, said in judged["hypotheses"].items():
+        assert (f"{name}: {said['claim']}</strong><span class=\"verdict "
+                f"{said['verdict'].replace(' ', '-')}\">{said['verdict']}" in text)
     for arm in ("resnet50", "qwen3-vl-4b-sft-head"):
         result = json.loads((run / "arms" / arm / "result.json").read_text())
-        assert f"<td>{arm}</td><td>{100 * result['accuracy']:.1f} %" in text and f"{result['correct']:,} of {result['n']:,}" in text
-    assert "Drawn flowers" in text and text.count("<i style=") == 9 and len(list((run / "notebooks").glob("*.html"))) == 9
+        assert (f"<td>{arm}</td><td>{100 * result['accuracy']:.1f} %" in text and
+                f"{result['correct']:,} of {result['n']:,}" in text)
+    assert ("Drawn flowers" in text and text.count("<i style=") == 9
+            and len(list((run / "notebooks").glob("*.html"))) == 9)
     assert text.count("<figure>") == len(list((run / "figures").glob("*.svg"))) # each once
 
 
@@ -53,7 +62,8 @@ def test_a_page_is_written_again_when_it_would_be_another(smoke, tmp_path):
     shutil.copytree(smoke / "runs", study / "runs")
     page, paper = study / "runs/smoke/index.html", study / "runs/smoke/paper.pdf"
     before = page.stat().st_mtime_ns, paper.stat().st_mtime_ns
-    code = "from flowers102_study.core.settings import open_run; from flowers102_study.page import write_page; write_page(open_run('smoke'))"
+    code = ("from flowers102_study.core.settings import open_run; from flowers102_study.page import "
+            "write_page; write_page(open_run('smoke'))")
     call(study, "python", "-c", code)
     assert (page.stat().st_mtime_ns, paper.stat().st_mtime_ns) == before
     book = study / "runs/smoke/notebooks/08_resnet.json"
@@ -73,7 +83,8 @@ def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
     from flowers102_study.publishing import typeset
     study = published(smoke, tmp_path)
     paper = (study / "report/smoke.pdf").read_bytes()
-    assert paper.startswith(b"%PDF") and typeset(study, "smoke") == paper == (smoke / "runs/smoke/paper.pdf").read_bytes()
+    assert (paper.startswith(b"%PDF")
+            and typeset(study, "smoke") == paper == (smoke / "runs/smoke/paper.pdf").read_bytes())
     records = study / "report/results/smoke"
     told = json.loads((records / "hypotheses.json").read_text())
     made = {paper}
@@ -82,12 +93,16 @@ def test_the_paper_is_the_same_bytes_and_follows_the_verdicts(smoke, tmp_path):
         (records / "hypotheses.json").write_text(json.dumps(told))
         made.add(typeset(study, "smoke"))
     assert len(made) >= 4 # one of the four may be what the run said
-    index = json.loads((records / "index.json").read_text()) | {"profile": "paper", "source": "oxford", "label": ""}
+    index = (json.loads((records / "index.json").read_text())
+             | {"profile": "paper", "source": "oxford", "label": ""})
     (records / "index.json").write_text(json.dumps(index))
-    (records / "hypotheses.json").write_text(json.dumps(told | {"drawn": False, "seeded": ["sft", "resnet"]}))
-    (records / "ablation.json").write_text(json.dumps(json.loads((records / "ablation.json").read_text()) | {"tables": {}}))
+    (records / "hypotheses.json").write_text(json.dumps(told
+                                                        | {"drawn": False, "seeded": ["sft", "resnet"]}))
+    (records / "ablation.json").write_text(json.dumps(json.loads((records / "ablation.json").read_text())
+                                                      | {"tables": {}}))
     assert typeset(study, "smoke") not in made # the real one, from the same source
-    for row, said in zip(told["comparisons"], ("supported", "not supported", "supported", "undecided")): row["verdict"] = said
+    for row, said in zip(told["comparisons"], ("supported", "not supported", "supported", "undecided")):
+        row["verdict"] = said
     told["hypotheses"]["H2"]["verdict"] = "not supported"
     (records / "hypotheses.json").write_text(json.dumps(told))
     assert typeset(study, "smoke") not in made
@@ -99,9 +114,11 @@ def test_the_paper_on_photographs_has_a_section_on_drawings(smoke, tmp_path):
     for kind in ("figures", "report/results"):
         shutil.copytree(study / kind / "smoke", study / kind / "photos")
     index = study / "report/results/photos/index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"profile": "photos", "source": "oxford", "label": ""}))
+    index.write_text(json.dumps(json.loads(index.read_text())
+                                | {"profile": "photos", "source": "oxford", "label": ""}))
     alone = typeset(study, "photos")
-    for kind in ("figures", "report/results"): shutil.copytree(study / kind / "smoke", study / kind / "pocket")
+    for kind in ("figures", "report/results"):
+        shutil.copytree(study / kind / "smoke", study / kind / "pocket")
     both = typeset(study, "photos")
     assert both != alone and typeset(study, "photos") == both
     told = study / "report/results/pocket/hypotheses.json"
@@ -115,7 +132,9 @@ def test_no_number_of_a_run_is_typed_in_the_paper():
     text = re.sub(r"//.*", "", (ROOT / "report/paper.typ").read_text().split("// ---------- front")[1])
     prose = re.sub(r"#\w+[^\n]*?\(.*?\)|\d+(\.\d+)?(pt|cm|em|%\))", "", text)
     assert not re.findall(r"\d+\.\d+ ?%", prose)
-    told = {f"{100 * r['effect']:.1f}" for r in json.loads((ROOT / "report/results/pocket/hypotheses.json").read_text())["comparisons"]}
+    told = {f"{100 * r['effect']:.1f}"
+            for r in json.loads((ROOT / "report/results/pocket/hypotheses.json").read_text())[
+                "comparisons"]}
     assert not told & set(re.findall(r"\d+\.\d", prose))
 
 
@@ -130,10 +149,12 @@ def test_the_terminal_for_people_programs_and_nobody(smoke, tmp_path):
     again = lambda *words: call(study, "flowers102-study", "run", "data", "--profile", "smoke", *words)
     shutil.rmtree(study / "runs/smoke/data")
     people = again().stdout
-    assert re.search(r"\[1/1\] 00_data \.\.\. 0:00 so far, about 0:\d\d to go\n", people) and re.search(r"data +█+ +132/132", people)
+    assert (re.search(r"\[1/1\] 00_data \.\.\. 0:00 so far, about 0:\d\d to go\n", people)
+            and re.search(r"data +█+ +132/132", people))
     assert "finished in" in people and "runs/smoke/index.html" in people
     events = [json.loads(line) for line in again("--json").stdout.splitlines()]
-    assert [(e["event"], e["state"]) for e in events] == [("stage", "done before"), ("run", "finished")] and Path(events[-1]["page"]).exists()
+    assert ([(e["event"], e["state"]) for e in events] == [("stage", "done before"), ("run", "finished")]
+            and Path(events[-1]["page"]).exists())
     quiet = again("--quiet")
     assert quiet.stdout == "" == quiet.stderr
 
@@ -151,22 +172,30 @@ def test_the_first_cell_says_what_is_missing(smoke, study, monkeypatch, capsys):
     assert [first_cells(path) for path in books] == [""] * 9
     monkeypatch.chdir(study / "nbs") # where JupyterLab is; nothing has been run there
     told = [first_cells(path) for path in books]
-    assert told[0] == "" and all(line.count("\n") == 1 and "run: flowers102-study run data" in line for line in told[1:])
+    assert (told[0] == ""
+            and all(line.count("\n") == 1 and "run: flowers102-study run data" in line
+                    for line in told[1:]))
 
 
 def test_who_is_to_be_cited_and_what_changed():
     from flowers102_study import __version__
     card = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert card["version"] == __version__ and {"cff-version", "message", "title", "authors", "license"} <= card.keys() and len(card["references"]) == 2
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text() and "MIT License" in (ROOT / "LICENSE").read_text()
+    assert (card["version"] == __version__
+            and {"cff-version", "message", "title", "authors", "license"} <= card.keys()
+            and len(card["references"]) == 2)
+    assert (f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text() and
+            "MIT License" in (ROOT / "LICENSE").read_text())
 
 
 def test_a_link_between_committed_pages_leads_somewhere():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "nbs").rglob("[!.]*.ipynb"))]
     for page in pages:
-        texts = [page.read_text()] if page.suffix == ".md" else ["".join(c["source"]) for c in json.loads(page.read_text())["cells"] if c["cell_type"] == "markdown"]
+        texts = ([page.read_text()] if page.suffix == ".md"
+                 else ["".join(c["source"]) for c in json.loads(page.read_text())["cells"]
+                       if c["cell_type"] == "markdown"])
         for lead in re.findall(r"\]\(([^)\s]+)\)", "\n".join(texts)):
-            if not lead.startswith(("http", "#")): assert (page.parent / lead).exists(), (page.name, lead)
+            if not lead.startswith(("http", "#")):
+                assert (page.parent / lead).exists(), (page.name, lead)
     chapters = sorted((ROOT / "nbs").glob("0*.ipynb"))
     for page, following in zip(chapters, chapters[1:]): # a story: each ends with a pointer to the next
         assert following.name in "".join(json.loads(page.read_text())["cells"][-1]["source"])

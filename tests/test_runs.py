@@ -1,4 +1,4 @@
-"""Whole runs of the smoke profile: what is made, what is skipped, what is made again, and what a failure leaves."""
+"""Whole runs of the smoke profile: what is made, skipped, made again, and what a failure leaves."""
 import json
 import os
 import shutil
@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from conftest import call, copy_of_study
 
 ARMS = ("resnet50", "resnet50.mixcut", "resnet50.s1")
@@ -18,7 +17,9 @@ TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3
 HEADS = ("qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")
 VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.small",
           "qwen3-vl-4b-sft.s1", "qwen3-vl-4b-sft-head.s1", "qwen3-vl-4b-sft-tower-head.s1",
-          *(f"{head}.{what}" for head in HEADS for what in ("layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "shots1", "shots1.s1")))
+          *(f"{head}.{what}" for head in HEADS
+            for what in ("layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "shots1",
+                         "shots1.s1")))
 ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
@@ -26,11 +27,14 @@ def stamps(folder: Path) -> dict: return stamps_of(folder / "runs/smoke")
 
 
 def stamps_of(run: Path) -> dict: # of what each job and notebook has made
-    parts = [*run.glob("arms/*"), run / "data", run / "audit", run / "prompts", *run.glob("notebooks/*.ipynb")]
-    return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts if p.exists()}
+    parts = [*run.glob("arms/*"), run / "data", run / "audit", run / "prompts",
+             *run.glob("notebooks/*.ipynb")]
+    return {p.name: (p / "manifest.json" if p.is_dir() else p).stat().st_mtime_ns for p in parts
+            if p.exists()}
 
 
-def changed(before: dict, after: dict) -> set: return {name for name in after if before.get(name) != after[name]}
+def changed(before: dict, after: dict) -> set:
+    return {name for name in after if before.get(name) != after[name]}
 
 
 def edit(path: Path, old: str, new: str):
@@ -44,18 +48,22 @@ def test_makes_everything(smoke):
     for arm in ARMS:
         result = json.loads((run / "arms" / arm / "result.json").read_text())
         low, high = result["interval"]
-        assert low <= result["accuracy"] <= high and result["n"] == 24 and result["correct"] == round(result["accuracy"] * 24)
-        assert result["world_size"] == 1 and result["split"] == "study" and result["measured"]["seconds"] > 0
+        assert (low <= result["accuracy"] <= high and result["n"] == 24
+                and result["correct"] == round(result["accuracy"] * 24))
+        assert (result["world_size"] == 1 and result["split"] == "study"
+                and result["measured"]["seconds"] > 0)
         import pandas as pd
         table = pd.read_parquet(run / "arms" / arm / "predictions.parquet")
         assert table.image_id.is_unique and set(table.split) == {"validation", "test"}
         assert (table[table.split == "test"].eval("label == prediction").sum()) == result["correct"]
     from datasets import load_from_disk
     data = load_from_disk(run / "data/dataset")
-    assert set(data) == {"train", "validation", "test"} and set(data["train"].features) == {"image", "label", "image_id", "genus"}
+    assert (set(data) == {"train", "validation", "test"}
+            and set(data["train"].features) == {"image", "label", "image_id", "genus"})
     assert {p.suffix for p in (run / "figures").iterdir()} == {".svg", ".png"}
     for path in (run / "notebooks").glob("*.ipynb"):
-        kinds = [o["output_type"] for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        kinds = [o["output_type"] for c in json.loads(path.read_text())["cells"]
+                 for o in c.get("outputs", [])]
         assert "error" not in kinds and kinds
 
 
@@ -74,31 +82,44 @@ def test_second_run_does_nothing(smoke):
 
 def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
     study = copy_of_study(tmp_path)
-    for part in ("data", "audit", "arms/resnet50", "arms/resnet50.mixcut", "arms/resnet50.s1", "notebooks", "figures"): shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
-    again = lambda *words: call(study, "flowers102-study", "run", "data", "resnet", "--profile", "smoke", *words)
+    for part in ("data", "audit", "arms/resnet50", "arms/resnet50.mixcut", "arms/resnet50.s1",
+                 "notebooks", "figures"):
+        shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
+    again = lambda *words: call(study, "flowers102-study", "run", "data", "resnet", "--profile", "smoke",
+                                *words)
     first = stamps(study)
-    edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say", "What a training loss can say")
+    edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say",
+         "What a training loss can say")
     (study / "runs/smoke/arms/resnet50.mixcut/predictions.parquet").write_bytes(b"spoilt")
     again()
     second = stamps(study)
-    assert changed(first, second) == {"08_resnet.ipynb", "resnet50.mixcut"} # prose is shown again, what was spoilt is made again, and no more
+    # prose is shown again, what was spoilt is made again, and no more
+    assert changed(first, second) == {"08_resnet.ipynb", "resnet50.mixcut"}
     again("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     third = stamps(study)
     assert changed(second, third) == {"08_resnet.ipynb", "resnet50", "resnet50.s1"}
     one = ("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
     again(*one, "--set", "data.near=7")
     fourth = stamps(study)
-    assert changed(third, fourth) == {"audit", "00_data.ipynb", "08_resnet.ipynb"} # another threshold retrains nothing
-    told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *one, "--set", "data.size=16", check=False)
-    assert told.returncode == 1 and "made with other settings; first run: flowers102-study run data" in told.stderr # no arm on stale data
+    # another threshold retrains nothing
+    assert changed(third, fourth) == {"audit", "00_data.ipynb", "08_resnet.ipynb"}
+    told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *one, "--set",
+                "data.size=16", check=False)
+    # no arm on stale data
+    assert (told.returncode == 1
+            and "made with other settings; first run: flowers102-study run data" in told.stderr)
 
 
 def test_two_runs_are_the_same_bytes(smoke, tmp_path):
     from flowers102_study.core.records import content_sum
     other = copy_of_study(tmp_path)
     call(other, "flowers102-study", "run", "--profile", "smoke")
-    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p) for part in ("data", "arms", "figures", "prompts", "augment", "models", "features", "ablation", "hypotheses", "../.pocket") for p in sorted((root / part).rglob("*"))
-                          if p.is_file() and p.name != "manifest.json" and p.stem != "hypotheses_cost"} # that figure shows measured seconds
+    # that figure shows measured seconds
+    files = lambda root: {p.relative_to(root).as_posix(): content_sum(p)
+                          for part in ("data", "arms", "figures", "prompts", "augment", "models",
+                                       "features", "ablation", "hypotheses", "../.pocket")
+                          for p in sorted((root / part).rglob("*"))
+                          if p.is_file() and p.name != "manifest.json" and p.stem != "hypotheses_cost"}
     one, two = files(smoke / "runs/smoke"), files(other / "runs/smoke")
     assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
 
@@ -107,23 +128,33 @@ def test_publishes_a_finished_run_only(smoke, tmp_path):
     study = copy_of_study(tmp_path)
     call(study, "flowers102-study", "run", "data", "--profile", "smoke")
     told = call(study, "flowers102-study", "publish", "--name", "smoke", check=False)
-    assert told.returncode == 2 and "is not finished (01_prompts, 02_augment, 03_baselines, 04_sft, 05_classifier, 06_ablation, 07_hypotheses, 08_resnet)" in told.stderr and not (study / "figures").exists()
+    assert (told.returncode == 2
+            and "is not finished (01_prompts, 02_augment, 03_baselines, 04_sft, 05_classifier, "
+                "06_ablation, 07_hypotheses, 08_resnet)" in told.stderr
+            and not (study / "figures").exists())
     shutil.rmtree(study / "runs")
     shutil.copytree(smoke / "runs", study / "runs")
     call(study, "flowers102-study", "publish", "--name", "smoke")
-    assert (study / "report/results/smoke/qwen3-vl-4b.json").exists() and (study / "figures/smoke/baselines_scores.svg").exists()
-    assert (study / "figures/smoke/resnet_modes.svg").exists() and (study / "figures/smoke/hypotheses_effects.svg").exists()
+    assert ((study / "report/results/smoke/qwen3-vl-4b.json").exists()
+            and (study / "figures/smoke/baselines_scores.svg").exists())
+    assert ((study / "figures/smoke/resnet_modes.svg").exists()
+            and (study / "figures/smoke/hypotheses_effects.svg").exists())
     published = {p.stem for p in (study / "report/results/smoke").iterdir()}
-    assert {"ablation", "hypotheses", "audit", "data", "qwen3-vl-4b-sft-mixcut"} <= published and "qwen3-vl-4b-head.layer2" not in published # its numbers are in ablation.json
+    # its numbers are in ablation.json
+    assert ({"ablation", "hypotheses", "audit", "data", "qwen3-vl-4b-sft-mixcut"} <= published
+            and "qwen3-vl-4b-head.layer2" not in published)
     assert json.loads((study / "report/results/smoke/resnet50.json").read_text())["n"] == 24
 
 
 def test_plain_papermill(study):
-    early = call(study, "papermill", "nbs/08_resnet.ipynb", "out.ipynb", "-p", "profile", "smoke", check=False)
+    early = call(study, "papermill", "nbs/08_resnet.ipynb", "out.ipynb", "-p", "profile", "smoke",
+                 check=False)
     assert early.returncode and "flowers102-study run data" in early.stderr # what to run first
-    for stage in ("00_data", "08_resnet"): call(study, "papermill", f"nbs/{stage}.ipynb", "out.ipynb", "-p", "profile", "smoke")
+    for stage in ("00_data", "08_resnet"):
+        call(study, "papermill", f"nbs/{stage}.ipynb", "out.ipynb", "-p", "profile", "smoke")
     assert (study / "runs/smoke/arms/resnet50/result.json").exists()
-    typo = call(study, "papermill", "nbs/00_data.ipynb", "out.ipynb", "-p", "profil", "smoke", check=False)
+    typo = call(study, "papermill", "nbs/00_data.ipynb", "out.ipynb", "-p", "profil", "smoke",
+                check=False)
     assert typo.returncode and "did you mean 'profile'" in typo.stderr
 
 
@@ -132,7 +163,8 @@ def test_failure_keeps_what_happened(study):
     for name in ("a", "b"):
         (bad / name).mkdir(parents=True)
         for i in range(6): (bad / name / f"{i}.jpg").write_bytes(b"no picture")
-    told = call(study, "flowers102-study", "run", "--profile", "smoke", "--data", "pictures", "--set", "data.unreadable=refuse", check=False)
+    told = call(study, "flowers102-study", "run", "--profile", "smoke", "--data", "pictures", "--set",
+                "data.unreadable=refuse", check=False)
     assert told.returncode == 1 and "a/0.jpg: not a picture" in told.stderr
     executed = json.loads((study / "runs/smoke-pictures/notebooks/00_data.ipynb").read_text())
     assert "did not finish" in executed["cells"][0]["source"][0]
@@ -141,14 +173,17 @@ def test_failure_keeps_what_happened(study):
 
 
 def children_of(name: str) -> list:
-    found = subprocess.run(["pgrep", "-f", f"import child.*{name}"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(["pgrep", "-f", f"import child.*{name}"], capture_output=True,
+                           text=True).stdout.split()
     return [int(p) for p in found]
 
 
 def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
     study = copy_of_study(tmp_path)
-    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "data", "resnet", "--profile", "smoke"]
-    process = subprocess.Popen(words, cwd=study, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    words = [str(Path(sys.executable).with_name("flowers102-study")), "run", "data", "resnet",
+             "--profile", "smoke"]
+    process = subprocess.Popen(words, cwd=study, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               start_new_session=True)
     deadline = time.time() + 120
     while not list(study.glob("runs/smoke/arms/*.partial/checkpoints/*.sha256")):
         assert time.time() < deadline and process.poll() is None
@@ -161,7 +196,8 @@ def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
     call(study, *["flowers102-study", *words[1:]])
     from flowers102_study.core.records import sha256
     for arm in ARMS:
-        one, two = (root / "runs/smoke/arms" / arm / "model/model.safetensors" for root in (smoke, study))
+        one, two = (root / "runs/smoke/arms" / arm / "model/model.safetensors"
+                    for root in (smoke, study))
         assert sha256(one) == sha256(two)
     assert not list(study.glob("runs/smoke/arms/*.partial"))
 
@@ -173,7 +209,9 @@ def printed(path: Path) -> str: # what a notebook's cells have written
 def test_the_final_table_is_shown_once_its_arms_are_there(smoke, tmp_path):
     study = copy_of_study(tmp_path)
     shutil.copytree(smoke / "runs", study / "runs")
-    aside, arm, page = study / "aside", study / "runs/smoke/arms/qwen3-vl-4b-sft-head", study / "runs/smoke/notebooks/08_resnet.ipynb"
+    aside = study / "aside"
+    arm = study / "runs/smoke/arms/qwen3-vl-4b-sft-head"
+    page = study / "runs/smoke/notebooks/08_resnet.ipynb"
     alone = lambda: call(study, "flowers102-study", "run", "resnet", "--profile", "smoke").stdout
     assert "exact McNemar p" in printed(page)
     arm.rename(aside)

@@ -1,4 +1,4 @@
-"""Fine-tuning on one process, on two, and on two that share the weights; checkpoints, adapters, and a model that is fine-tuned already."""
+"""Fine-tuning on one process, on two, and with shared weights; checkpoints, adapters, a tuned model."""
 import json
 import os
 import shutil
@@ -13,7 +13,8 @@ from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
 from flowers102_study.core.settings import SettingsError, open_run
 from safetensors.numpy import load_file
 
-WAYS = {"one": {}, "ddp": {"launch.processes": 2}, "fsdp2": {"launch.processes": 2, "launch.config": "fsdp2"}}
+WAYS = {"one": {}, "ddp": {"launch.processes": 2},
+        "fsdp2": {"launch.processes": 2, "launch.config": "fsdp2"}}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def study(tmp_path_factory, smoke): # with the models that the smoke run has mad
 
 
 def prepared(name: str, **overrides):
-    "Open a smoke run whose data and questions are there: a batch of 8, of which a process holds 4 at once, and two processes 4 each."
+    "Open a smoke run with data and questions: a batch of 8, in two parts or on two processes."
     run = open_run("smoke", name, overrides={"launch.lanes": 1} | overrides)
     for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
     return run
@@ -37,7 +38,8 @@ def trained(study): # {(method, way): Run}
     found = {}
     for method, ways in (("full", ("one", "ddp", "fsdp2")), ("lora", ("one", "fsdp2"))):
         for way in ways:
-            found[method, way] = run = prepared(f"{method}-{way}", **WAYS[way], **{"sft.method": method, "sft.tower": method == "lora"})
+            found[method, way] = run = prepared(f"{method}-{way}", **WAYS[way],
+                                                **{"sft.method": method, "sft.tower": method == "lora"})
             run_jobs(run, [sft.train_job(run)], "sft")
     return found
 
@@ -53,9 +55,11 @@ def test_two_processes_take_the_steps_of_one(trained, method, way):
     one, two = trained[method, "one"], trained[method, way]
     losses = [[h["loss"] for h in history(run) if "loss" in h] for run in (one, two)]
     assert len(losses[0]) == 4 and np.allclose(*losses, atol=1e-5)
-    assert [h["validation"] for h in history(one) if "validation" in h] == [h["validation"] for h in history(two) if "validation" in h]
+    assert ([h["validation"] for h in history(one) if "validation" in h]
+            == [h["validation"] for h in history(two) if "validation" in h])
     assert weights(one).keys() == weights(two).keys()
-    for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4), name
+    for name, value in weights(one).items():
+        assert np.allclose(value, weights(two)[name], atol=1e-4), name
     told = json.loads((sft.train_job(two).out / "result.json").read_text())
     assert told["world_size"] == 2 and told["steps"] == 4 and told["batch"] == 8
 
@@ -64,9 +68,11 @@ def test_what_rests_keeps_every_bit_and_what_trains_moves(trained):
     run = trained["full", "one"]
     base = load_file(baselines.model_job(run, "qwen3-vl-4b").out / "model.safetensors")
     moved = {n for n, v in weights(run).items() if not np.array_equal(v, base[n])}
-    assert moved and not any("visual" in n for n in moved) and moved == {n for n in base if "visual" not in n}
+    assert (moved and not any("visual" in n for n in moved)
+            and moved == {n for n in base if "visual" not in n})
     adapter = weights(trained["lora", "one"])
-    assert any("visual" in n for n in adapter) and all(v.any() for n, v in adapter.items() if "lora_B" in n)
+    assert (any("visual" in n for n in adapter)
+            and all(v.any() for n, v in adapter.items() if "lora_B" in n))
 
 
 def test_an_adapter_is_exported_merged_where_its_base_is_only_here(trained, tmp_path):
@@ -78,11 +84,15 @@ def test_an_adapter_is_exported_merged_where_its_base_is_only_here(trained, tmp_
     run = trained["lora", "one"]
     run_jobs(run, [sft.arm_job(run)], "sft")
     files = export(run, "qwen3-vl-4b-sft", tmp_path / "out")
-    assert "adapter_config.json" not in files and "/tmp" not in (tmp_path / "out/config.json").read_text()
-    alone, adapted = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval(), load(str(sft.train_job(run).out), 48)
+    assert ("adapter_config.json" not in files and
+            "/tmp" not in (tmp_path / "out/config.json").read_text())
+    alone = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    adapted = load(str(sft.train_job(run).out), 48)
     from flowers102_study.core.models import inputs
-    asked = inputs(adapted, np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8), ["Which flower is this?"] * 2)
-    with torch.no_grad(): assert torch.allclose(alone(**asked).logits, adapted.net(**asked).logits, atol=1e-3)
+    asked = inputs(adapted, np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8),
+                   ["Which flower is this?"] * 2)
+    with torch.no_grad():
+        assert torch.allclose(alone(**asked).logits, adapted.net(**asked).logits, atol=1e-3)
 
 
 def test_checkpointing_changes_memory_not_losses(study):
@@ -90,17 +100,26 @@ def test_checkpointing_changes_memory_not_losses(study):
     from pathlib import Path
     from accelerate.utils import set_seed
     from flowers102_study.core.models import load
-    from flowers102_study.core.training import answer_loss, arguments, line_up, taught, train_along, watcher
-    source, images = str(next((study / "runs/.pocket").glob("qwen3-vl-4b-*"))), np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), np.uint8)
+    from flowers102_study.core.training import (answer_loss, arguments, line_up, taught, train_along,
+                                                watcher)
+    source = str(next((study / "runs/.pocket").glob("qwen3-vl-4b-*")))
+    images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), np.uint8)
     losses = []
     for checkpointing in (False, True):
         vlm = load(source, 48)
         set_seed(0)
-        model = sft.trainable(vlm, {"method": "lora", "rank": 2, "tower": True}) # the tower's adapters have gone without gradients in other code
-        collate = lambda rows: taught(vlm, images[rows], ["Which flower is this?"] * len(rows), [f"flower {r}" for r in rows])
+        # the tower's adapters have gone without gradients in other code
+        model = sft.trainable(vlm, {"method": "lora", "rank": 2, "tower": True})
+        collate = lambda rows: taught(vlm, images[rows], ["Which flower is this?"] * len(rows),
+                                      [f"flower {r}" for r in rows])
         with tempfile.TemporaryDirectory() as place:
-            how = arguments(Path(place), {"rate": 1e-3, "warmup": .1, "decay": 0., "checkpointing": checkpointing}, 5, 6, 1, 0, False) # the watcher looks after the fourth
-            losses.append([h["loss"] for h in train_along(model, line_up(6, 5, 6, 0), collate, answer_loss, how, [watcher()], None).log_history if "loss" in h])
+            # the watcher looks after the fourth
+            how = arguments(Path(place),
+                            {"rate": 1e-3, "warmup": .1, "decay": 0., "checkpointing": checkpointing}, 5,
+                            6, 1, 0, False)
+            losses.append([h["loss"]
+                           for h in train_along(model, line_up(6, 5, 6, 0), collate, answer_loss, how,
+                                                [watcher()], None).log_history if "loss" in h])
     assert len(losses[0]) == 5 and losses[0][4] < losses[0][0]
     assert np.allclose(*losses, atol=1e-3) # Adam magnifies rounding
     assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)
@@ -116,31 +135,42 @@ def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
     with open(run.logs / "kill.log", "a") as log:
         child = start_lane(run, [job], "kill", log, Board([]), 1)
         partial = job.out.with_name(job.name + ".partial")
-        while len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) < 2: time.sleep(.01); assert child.poll() is None
+        while len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) < 2:
+            time.sleep(.01)
+            assert child.poll() is None
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     assert list(partial.glob("checkpoints/checkpoint-*/pytorch_model_fsdp_0/*.distcp")) # really sharded
     (partial / "checkpoints/checkpoint-99").mkdir() # half-written
     files = export(run, job.name, tmp_path / "newest")
-    assert "model.safetensors" in files and "has not been evaluated" in (tmp_path / "newest/README.md").read_text()
-    net, told = AutoModelForImageTextToText.from_pretrained(tmp_path / "newest", output_loading_info=True)
+    assert ("model.safetensors" in files and
+            "has not been evaluated" in (tmp_path / "newest/README.md").read_text())
+    net, told = AutoModelForImageTextToText.from_pretrained(tmp_path / "newest",
+                                                            output_loading_info=True)
     assert not told["missing_keys"]
-    with pytest.raises(SettingsError, match="no whole checkpoint of step 7"): export(run, job.name, tmp_path / "other", step=7)
+    with pytest.raises(SettingsError, match="no whole checkpoint of step 7"):
+        export(run, job.name, tmp_path / "other", step=7)
     run_jobs(run, [job], "sft")
     steady = prepared("steady", **{"sft.steps": 12, "sft.validate": 6})
     run_jobs(steady, [sft.train_job(steady)], "sft")
-    for name, value in weights(steady).items(): assert np.allclose(value, weights(run)[name], atol=1e-4), name
+    for name, value in weights(steady).items():
+        assert np.allclose(value, weights(run)[name], atol=1e-4), name
 
 
 def test_a_model_that_is_fine_tuned_already_is_asked_and_not_trained(trained):
     source = str(sft.train_job(trained["full", "one"]).out)
     run = open_run("smoke", "published", overrides={"sft.source": source})
     assert sft.train_job(run) is None and len(sft.jobs(run)) == 1
-    assert sft.arm_job(run).spec["model"] == source == classifier.features_job(run, "qwen3-vl-4b-sft").spec["model"]
+    assert (sft.arm_job(run).spec["model"] == source
+            == classifier.features_job(run, "qwen3-vl-4b-sft").spec["model"])
 
 
-@pytest.mark.parametrize("key, value, said", [("sft.method", "loras", "did you mean 'lora'"), ("sft.base", "qwen3-vl-4", "did you mean 'qwen3-vl-4b'"), ("sft.batch", 0, "at least 1"),
-    ("sft.steps", 1, "2 steps"), ("sft.rate", 0, "above 0"), ("classifier.strengths", [0.], "above 0"), ("classifier.layers", [], "need values")])
+@pytest.mark.parametrize("key, value, said",
+                         [("sft.method", "loras", "did you mean 'lora'"),
+                          ("sft.base", "qwen3-vl-4", "did you mean 'qwen3-vl-4b'"),
+                          ("sft.batch", 0, "at least 1"), ("sft.steps", 1, "2 steps"),
+                          ("sft.rate", 0, "above 0"), ("classifier.strengths", [0.], "above 0"),
+                          ("classifier.layers", [], "need values")])
 def test_settings_that_cannot_be_are_refused(study, key, value, said):
     run = open_run("smoke", "bad", overrides={key: value})
     with pytest.raises(SettingsError, match=said): sft.jobs(run), classifier.jobs(run)

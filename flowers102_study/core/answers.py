@@ -14,8 +14,9 @@ from .settings import SettingsError, package_folder, require
 
 # %% ../../nbs/core/answers.ipynb #f3b83b45
 def plain(text: str) -> str:
-    "Reduce an answer or a name to what its spelling means: lower case, no accents, no punctuation, no article in front."
-    text = "".join(c for c in unicodedata.normalize("NFKD", text).casefold() if not unicodedata.combining(c))
+    "Reduce an answer or a name to lower-case words without accents, punctuation or leading article."
+    text = "".join(c for c in unicodedata.normalize("NFKD", text).casefold()
+                   if not unicodedata.combining(c))
     text = re.sub(r"['’`´]", "", text)
     words = re.sub(r"[\W_]+", " ", text).split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
@@ -38,10 +39,13 @@ class Names:
     "The class names of a run, and what may be said for them."
     def __init__(self, names: list):
         self.names, self.exact = list(names), {plain(n): i for i, n in enumerate(names)}
-        require("" not in self.exact, f"the class name {self.names[self.exact.get('', 0)]!r} has neither letters nor digits: an answer could never name it; rename the class")
+        require("" not in self.exact,
+                f"the class name {self.names[self.exact.get('', 0)]!r} has neither letters nor digits: "
+                "an answer could never name it; rename the class")
         if len(self.exact) < len(names):
             twice = sorted(n for i, n in enumerate(names) if self.exact[plain(n)] != i)
-            raise SettingsError(f"classes that differ in spelling only cannot be told apart in words: {', '.join(twice[:5])} has a twin; rename or join them")
+            raise SettingsError("classes that differ in spelling only cannot be told apart in words: "
+                                f"{', '.join(twice[:5])} has a twin; rename or join them")
 
     @cached_property
     def synonyms(self) -> dict: # {plain text: class}
@@ -71,7 +75,9 @@ def read_choice(
         right = chosen < len(options) and (not found[2] or plain(found[2]) == plain(options[chosen]))
         return chosen if right else -1
     said = plain(answer)
-    forms = [(plain(option), f"{letter.lower()} {plain(option)}") for letter, option in zip(LETTERS, options)] # "iris", "b iris"
+    # "iris", "b iris"
+    forms = [(plain(option), f"{letter.lower()} {plain(option)}")
+             for letter, option in zip(LETTERS, options)]
     return next((i for i, known in enumerate(forms) if said in known), -1)
 
 
@@ -92,13 +98,15 @@ def kind_of(
     genus: list, # of each class; "" where it is not known
     thing: str = "flower", # what the pictures show
 ) -> str: # one of KINDS
-    "Say in which way an answer is right or wrong."
+    "Classify the way in which an answer is right or wrong."
     said, right = plain(answer), plain(names.names[label])
     if names.read(answer) == label: return "right"
     if names.read(answer, True) == label: return "variant"
     other = names.read(answer, True)
     if other >= 0:
-        related = genus[other] == genus[label] if genus[label] else plain(names.names[other]).split()[-1:] == right.split()[-1:]
+        related = (genus[other] == genus[label] if genus[label]
+                   else plain(names.names[other]).split()[-1:] == right.split()[-1:])
         return "relative" if related else "another kind"
-    if said and said in GENERAL | {plain(thing), plain(genus[label])} | set(right.split()[-1:]): return "too general"
+    if said and said in GENERAL | {plain(thing), plain(genus[label])} | set(right.split()[-1:]):
+        return "too general"
     return "another kind" if said and said in map(plain, genus) else "outside"

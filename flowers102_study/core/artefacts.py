@@ -36,9 +36,10 @@ def consolidated(
         from peft import PeftModel
         return PeftModel.from_pretrained(bare_network(base), checkpoint)
     if (checkpoint / "config.json").exists(): return bare_network(str(checkpoint))
-    raise SettingsError(f"{checkpoint.name} holds neither whole weights, nor an adapter, nor FSDP's shards. DeepSpeed's own files are put together by its zero_to_fp32.py")
+    raise SettingsError(f"{checkpoint.name} holds neither whole weights, nor an adapter, nor FSDP's "
+                        "shards. DeepSpeed's own files are put together by its zero_to_fp32.py")
 
-
+# %% ../../nbs/core/artefacts.ipynb #bcf0aded
 def merged_shards(folder: Path) -> dict: # {name: tensor}
     "Read FSDP's shards as whole tensors."
     import torch
@@ -52,20 +53,28 @@ def merged_shards(folder: Path) -> dict: # {name: tensor}
 def with_adapter(net, checkpoint: Path):
     "Put a sharded adapter on a network; refuse what does not fit exactly."
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    model, weights = get_peft_model(net, LoraConfig.from_pretrained(checkpoint)), merged_shards(checkpoint / SHARDS)
+    model = get_peft_model(net, LoraConfig.from_pretrained(checkpoint))
+    weights = merged_shards(checkpoint / SHARDS)
     wanted = get_peft_model_state_dict(model).keys()
-    require(weights.keys() == wanted, f"these weights are not this adapter's: {sorted(weights.keys() ^ wanted)[:3]} among {len(weights.keys() ^ wanted)} that are missing or unknown")
+    require(weights.keys() == wanted,
+            f"these weights are not this adapter's: {sorted(weights.keys() ^ wanted)[:3]} among "
+            f"{len(weights.keys() ^ wanted)} that are missing or unknown")
     set_peft_model_state_dict(model, weights)
     return model
 
-
+# %% ../../nbs/core/artefacts.ipynb #372cd68f
 def with_weights(net, weights: dict):
     "Put whole tensors into a network; refuse what does not fit exactly."
     import torch
-    told = net.load_state_dict({n: t.to(torch.float32) if t.dtype == torch.float64 else t for n, t in weights.items()}, strict=False)
-    tied = {n for n, p in net.named_parameters(remove_duplicate=False)} - {n for n, p in net.named_parameters()} # the same tensor under another name
+    told = net.load_state_dict({n: t.to(torch.float32) if t.dtype == torch.float64 else t
+                                for n, t in weights.items()}, strict=False)
+    # the same tensor under another name
+    tied = ({n for n, p in net.named_parameters(remove_duplicate=False)}
+            - {n for n, p in net.named_parameters()})
     absent = set(told.missing_keys) - tied
-    require(not absent and not told.unexpected_keys, f"these weights are not this network's: {len(absent)} are missing {sorted(absent)[:3]}, {len(told.unexpected_keys)} are unknown {told.unexpected_keys[:3]}")
+    require(not absent and not told.unexpected_keys,
+            f"these weights are not this network's: {len(absent)} are missing {sorted(absent)[:3]}, "
+            f"{len(told.unexpected_keys)} are unknown {told.unexpected_keys[:3]}")
     net.tie_weights()
     return net
 
@@ -87,12 +96,13 @@ def save_network(
     if hasattr(net, "merge_and_unload"):
         told = net.peft_config["default"]
         if revision: told.revision = revision
-        if not isinstance(told.target_modules, str): told.target_modules = sorted(told.target_modules) # a set has another order in every process
+        # a set has another order in every process
+        if not isinstance(told.target_modules, str): told.target_modules = sorted(told.target_modules)
     net.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True) # peft's, empty; the study writes its own card
     save_processor(processor, folder)
 
-
+# %% ../../nbs/core/artefacts.ipynb #0e5c7c69
 def processor_of(source: str):
     "Load a model's processor alone."
     from transformers import AutoConfig

@@ -14,7 +14,8 @@ from .launch import progress
 from .pocket import draw, poses, species
 
 # %% ../../nbs/core/captions.ipynb #6db8cb98
-COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+          "twelve")
 GROUNDS = ("leaves", "soil", "sky", "shade")
 HEARTS = {"disc": "disc", "stamens": "ring of stamens", "throat": "throat", "tuft": "tuft", "eye": "eye"}
 
@@ -29,23 +30,26 @@ def facts(
     pose: dict, # of n pictures, from `core.pocket.poses`
     known: bool, # whether the species is one that is named
 ) -> list: # n dicts of short texts
-    "Say what is to be seen in each picture of a species."
-    same = {"genus": kind.genus, "colour": kind.colour, "petals": petal_count(kind.petals), "pattern": kind.pattern,
-            "second": kind.second, "heart": kind.heart, "centre": HEARTS[kind.centre], "name": kind.name if known else kind.genus, "known": known}
-    own = zip(pose["blooms"].astype(int), pose["ground"].astype(int), pose["radius"], pose["covered"] > 0)
-    return [same | {"blooms": COUNTS[b], "ground": GROUNDS[g], "size": "large" if r > .66 else "small", "covered": bool(c)} for b, g, r, c in own]
+    "Return what is to be seen in each picture of a species."
+    same = {"genus": kind.genus, "colour": kind.colour, "petals": petal_count(kind.petals),
+            "pattern": kind.pattern, "second": kind.second, "heart": kind.heart,
+            "centre": HEARTS[kind.centre], "name": kind.name if known else kind.genus, "known": known}
+    own = zip(pose["blooms"].astype(int), pose["ground"].astype(int), pose["radius"],
+              pose["covered"] > 0)
+    return [same | {"blooms": COUNTS[b], "ground": GROUNDS[g], "size": "large" if r > .66 else "small",
+                    "covered": bool(c)} for b, g, r, c in own]
 
 # %% ../../nbs/core/captions.ipynb #33f01215
-QUESTIONS = {
-    "caption": ("Describe the picture.", "What is to be seen here?"),
-    "name": ("Which flower is this? Answer with its name only.", "What is the name of this flower?", "Name the flower in the picture."),
-    "genus": ("Which genus is this flower?", "Name the genus."),
-    "colour": ("Which colour are the petals?", "What colour is the flower?"),
-    "petals": ("How many petals has the flower?", "Count the petals."),
-    "pattern": ("Which pattern have the petals?", "How are the petals marked?"),
-    "centre": ("What is in the middle of the flower?", "Describe the centre."),
-    "blooms": ("How many flowers are there?", "Count the flowers."),
-    "ground": ("What is behind the flower?", "What is the background?")}
+QUESTIONS = {"caption": ("Describe the picture.", "What is to be seen here?"),
+             "name": ("Which flower is this? Answer with its name only.",
+                      "What is the name of this flower?", "Name the flower in the picture."),
+             "genus": ("Which genus is this flower?", "Name the genus."),
+             "colour": ("Which colour are the petals?", "What colour is the flower?"),
+             "petals": ("How many petals has the flower?", "Count the petals."),
+             "pattern": ("Which pattern have the petals?", "How are the petals marked?"),
+             "centre": ("What is in the middle of the flower?", "Describe the centre."),
+             "blooms": ("How many flowers are there?", "Count the flowers."),
+             "ground": ("What is behind the flower?", "What is the background?")}
 CHOSEN = ("colour", "genus", "name") # what options and claims are about
 
 
@@ -54,10 +58,11 @@ def caption(fact: dict) -> str:
     several = fact["blooms"] != "one"
     marked = "plain" if fact["pattern"] == "plain" else f"{fact['pattern']} {fact['second']}"
     hidden = ", partly hidden" if fact["covered"] else ""
-    return (f"{fact['blooms']} {fact['size']} {fact['colour']} {'flowers' if several else 'flower'}, {fact['petals']} petals, {marked}, "
+    return (f"{fact['blooms']} {fact['size']} {fact['colour']} {'flowers' if several else 'flower'}, "
+            f"{fact['petals']} petals, {marked}, "
             f"{fact['heart']} {fact['centre']}, before {fact['ground']}{hidden}")
 
-
+# %% ../../nbs/core/captions.ipynb #67f686a3
 def reply(fact: dict, about: str) -> str:
     "Answer one open question."
     if about == "caption": return caption(fact)
@@ -87,9 +92,10 @@ def claim(fact: dict, about: str, others: list, rng) -> tuple: # (question, answ
     "Ask whether a claim is true."
     true = rng.random() < .5
     said = fact[about] if true else str(rng.choice(sorted(set(others) - {fact[about]})))
-    return f"Is this {'flower ' if about == 'colour' else 'a '}{said}? Answer yes or no.", "yes" if true else "no"
+    return (f"Is this {'flower ' if about == 'colour' else 'a '}{said}? Answer yes or no.",
+            "yes" if true else "no")
 
-
+# %% ../../nbs/core/captions.ipynb #89492419
 def turns(
     fact: dict, # of one picture
     world: dict, # {about: values of all pictures}
@@ -99,10 +105,12 @@ def turns(
     "Make up a short conversation about a picture, no question twice."
     kinds = list(QUESTIONS) + ["choose", "claim"]
     weights = np.array([2, 6 if fact["known"] else 3, 3, 1.5, 1.5, 1.5, 1.5, 1, 1, 1, 1])
-    if "colour" not in fact: kinds, weights = ["name", "choose", "claim"], np.array([6, 1, 1]) # a photograph, of which a name is all that is known
+    # a photograph, of which a name is all that is known
+    if "colour" not in fact: kinds, weights = ["name", "choose", "claim"], np.array([6, 1, 1])
     found = []
     for kind in rng.choice(kinds, count, replace=False, p=weights / weights.sum()):
-        about = str(rng.choice([c for c in CHOSEN if c in fact and len(world[c]) > 1 and (c != "name" or fact["known"])]))
+        about = str(rng.choice([c for c in CHOSEN
+                                if c in fact and len(world[c]) > 1 and (c != "name" or fact["known"])]))
         if kind == "choose": found.append(choose(fact, about, world[about], rng))
         elif kind == "claim": found.append(claim(fact, about, world[about], rng))
         else: found.append((str(rng.choice(QUESTIONS[kind])), reply(fact, str(kind))))
@@ -123,8 +131,10 @@ def population(
 ) -> list: # [(Species, how many pictures, known), …]
     "Share the pictures of the world out: half for the known species, half for strangers."
     known = known_species(count)
-    names = {(k.genus, k.colour, k.pattern) for k in species(count)} # a stranger must not look like one of the study's
-    strangers = [k for seed in (1, 2, 3) for k in species(count, seed) if (k.genus, k.colour, k.pattern) not in names]
+    # a stranger must not look like one of the study's
+    names = {(k.genus, k.colour, k.pattern) for k in species(count)}
+    strangers = [k for seed in (1, 2, 3) for k in species(count, seed)
+                 if (k.genus, k.colour, k.pattern) not in names]
     each = lambda kinds: -(-pictures // 2 // max(1, len(kinds)))
     return [(k, each(known), True) for k in known] + [(k, each(strangers), False) for k in strangers]
 
@@ -135,7 +145,7 @@ def draw_some(task) -> tuple: # ((n, size, size, 3) uint8, facts); for a process
     pose = poses(kind, range(FIRST, FIRST + count))
     return draw(kind, pose, size), facts(kind, pose, known)
 
-
+# %% ../../nbs/core/captions.ipynb #50ffc09d
 def draw_world(
     spec: dict, # {"species", "pictures", "size"}
     inputs: list, # none
@@ -146,7 +156,8 @@ def draw_world(
     from concurrent.futures import ProcessPoolExecutor
     from flowers102_study.core.launch import with_parent
     from flowers102_study.core.records import write
-    tasks = [(kind, count, known, spec["size"]) for kind, count, known in population(spec["species"], spec["pictures"])]
+    tasks = [(kind, count, known, spec["size"])
+             for kind, count, known in population(spec["species"], spec["pictures"])]
     with ProcessPoolExecutor(os.cpu_count(), initializer=with_parent) as pool:
         parts = []
         for done, part in enumerate(pool.map(draw_some, tasks, chunksize=4), 1):

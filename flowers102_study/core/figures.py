@@ -10,7 +10,6 @@ import warnings
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib import font_manager
 
@@ -24,19 +23,24 @@ LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, 
 WIDTH = 7.0 # inches: the text width of an A4 or letter page
 
 
-SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Microsoft YaHei", "Hiragino Sans", "Arial Unicode MS") # for class names that DejaVu cannot write, where one is installed
+# for class names that DejaVu cannot write, where one is installed
+SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Microsoft YaHei", "Hiragino Sans",
+           "Arial Unicode MS")
 
 
 def style():
     "Set the study's style for every figure that follows."
     there = {font.name for font in font_manager.fontManager.ttflist}
-    warnings.filterwarnings("ignore", "Glyph .* missing from font") # without such a font a name is drawn as boxes
+    # without such a font a name is drawn as boxes
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
     sns.set_theme(context="paper", style="ticks", palette=COLOURS, rc={
-        "font.family": ["DejaVu Sans", *(name for name in SCRIPTS if name in there)], "text.parse_math": False, # a class may be called "$x$"
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.titlesize": 9, "axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-        "legend.frameon": False, "figure.dpi": 75, "figure.constrained_layout.use": True, "svg.hashsalt": "flowers102-study",
-        "svg.fonttype": "path", "image.interpolation": "nearest"})
+        "font.family": ["DejaVu Sans", *(name for name in SCRIPTS if name in there)],
+        "text.parse_math": False, # a class may be called "$x$"
+        "axes.spines.top": False, "axes.spines.right": False, "axes.labelsize": 8.5,
+        "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 9,
+        "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+        "figure.dpi": 75, "figure.constrained_layout.use": True,
+        "svg.hashsalt": "flowers102-study", "svg.fonttype": "path", "image.interpolation": "nearest"})
 
 # %% ../../nbs/core/figures.ipynb #48959096
 def save(
@@ -44,11 +48,16 @@ def save(
     run, # a Run: names the folder, and knows whether its flowers are drawn
     name: str, # `<stage>_<what>`
 ):
-    "Write a figure as SVG and PNG into the run's figures, byte-identical for the same figure, and labelled."
+    "Write a figure as SVG and PNG into the run's figures, the same bytes for the same figure."
     import io
-    label = "" if name.split("_")[0] in ("data", "prompts", "augment") and not run.drawn else label_of(run) # there no model has spoken yet
-    if label: fig.text(1, -.01, label, ha="right", va="top", fontsize=6.5, color="#555555", style="italic") # below everything
-    for kind, extra in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160, "metadata": {"Software": None}})):
+    # there no model has spoken yet
+    label = ("" if name.split("_")[0] in ("data", "prompts", "augment") and not run.drawn
+             else label_of(run))
+    # below everything
+    if label:
+        fig.text(1, -.01, label, ha="right", va="top", fontsize=6.5, color="#555555", style="italic")
+    for kind, extra in (("svg", {"metadata": {"Date": None}}),
+                        ("png", {"dpi": 160, "metadata": {"Software": None}})):
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", **extra)
         write(run.figures / f"{name}.{kind}", buffer.getvalue())
@@ -64,15 +73,19 @@ def sheet(
     "Lay out pictures in rows."
     rows = -(-len(pictures) // columns)
     step = WIDTH / columns * scale
-    fig, axes = plt.subplots(rows, columns, figsize=(step * columns, (step + (.2 if titles else .03)) * rows), squeeze=False)
+    fig, axes = plt.subplots(rows, columns,
+                             figsize=(step * columns, (step + (.2 if titles else .03)) * rows),
+                             squeeze=False)
     fig.get_layout_engine().set(w_pad=.01, h_pad=.02, wspace=.03, hspace=.02)
     for ax in axes.flat: ax.axis("off")
     for i, (ax, picture) in enumerate(zip(axes.flat, pictures)):
         ax.imshow(picture)
-        if titles: ax.set_title(titles[i], fontsize=6, fontweight="normal", loc="center", pad=2, color=colours[i] if colours else "black")
+        if titles:
+            ax.set_title(titles[i], fontsize=6, fontweight="normal", loc="center", pad=2,
+                         color=colours[i] if colours else "black")
     return fig
 
-
+# %% ../../nbs/core/figures.ipynb #aadb979c
 def dots(
     ax, # a matplotlib axis
     names, # n labels, the first on top
@@ -88,7 +101,8 @@ def dots(
     for y, (score, c, m) in enumerate(zip(scores, colours, markers)):
         value = 100 * score.get("value", score.get("accuracy"))
         low, high = (100 * v for v in score["interval"])
-        ax.errorbar(value, y + shift, xerr=[[max(0, value - low)], [max(0, high - value)]], color=c, marker=m, ms=4.5, lw=1.3, capsize=2, label=None if y else label)
+        ax.errorbar(value, y + shift, xerr=[[max(0, value - low)], [max(0, high - value)]], color=c,
+                    marker=m, ms=4.5, lw=1.3, capsize=2, label=None if y else label)
     ax.set(yticks=range(n), yticklabels=names, ylim=(n - .5, -.5))
     ax.grid(axis="x", lw=.4, alpha=.6)
 

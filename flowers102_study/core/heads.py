@@ -12,7 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import (AutoConfig, AutoModelForImageClassification, AutoModelForImageTextToText,
+                          PreTrainedConfig, PreTrainedModel)
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .models import FAMILIES, POOLINGS, loaded, pooled, inner_outputs, tower_output
@@ -39,7 +40,10 @@ class VLMHeadConfig(PreTrainedConfig):
         **rest, # id2label and what every configuration has
     ):
         self.base, self.revision, self.base_config = base, revision, base_config
-        self.prompt_ids, self.image_token, self.layer, self.pooling = prompt_ids or [], image_token, layer, pooling
+        self.prompt_ids = prompt_ids or []
+        self.image_token = image_token
+        self.layer = layer
+        self.pooling = pooling
         self.width, self.hidden, self.side, self.computed = width, hidden, side, computed
         super().__init__(**rest)
 
@@ -56,8 +60,10 @@ class OnABase(PreTrainedModel):
     def save_pretrained(self, save_directory, merged: bool = False, **options):
         "Store the head and the name of its base; merged: the base's weights, too."
         self.config.base_config = without_paths(self.base.config.to_dict()) if merged else None
-        weights = [] if merged or self.base is None else [f"base.{name}" for name in self.base.state_dict()]
-        self._keys_to_ignore_on_save = [name for name in weights if "lora_" not in name] or None # adapters that train along are the head's own
+        weights = ([] if merged or self.base is None
+                   else [f"base.{name}" for name in self.base.state_dict()])
+        # adapters that train along are the head's own
+        self._keys_to_ignore_on_save = [name for name in weights if "lora_" not in name] or None
         super().save_pretrained(save_directory, **options)
 
     @classmethod
@@ -65,16 +71,21 @@ class OnABase(PreTrainedModel):
         "Load a head, and its base where that is stored elsewhere."
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         parts = model if isinstance(model, tuple) else (model,) # with output_loading_info
-        if parts[0].base is None: parts[0].put_on(referenced(parts[0].config, pretrained_model_name_or_path, options.get("dtype"))).eval()
+        if parts[0].base is None:
+            parts[0].put_on(referenced(parts[0].config, pretrained_model_name_or_path,
+                                       options.get("dtype"))).eval()
         return model
 
 # %% ../../nbs/core/heads.ipynb #dfca0e8e
 def asked_about(base, config: VLMHeadConfig, pixel_values) -> dict: # what the base's forward takes
     "Put the question to every picture of a batch (n, 3, side, side)."
     family, vision = FAMILIES[base.config.model_type], base.config.vision_config
-    shape = SimpleNamespace(patch_size=vision.patch_size, merge_size=getattr(vision, "spatial_merge_size", 1), temporal_patch_size=getattr(vision, "temporal_patch_size", 1))
+    shape = SimpleNamespace(patch_size=vision.patch_size,
+                            merge_size=getattr(vision, "spatial_merge_size", 1),
+                            temporal_patch_size=getattr(vision, "temporal_patch_size", 1))
     ids = torch.tensor([config.prompt_ids] * len(pixel_values), device=pixel_values.device)
-    batch = family.pixels(pixel_values.to(base.dtype), SimpleNamespace(image_processor=shape)) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch = (family.pixels(pixel_values.to(base.dtype), SimpleNamespace(image_processor=shape))
+             | {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     return batch | {"mm_token_type_ids": (ids == config.image_token).int()} if family.typed else batch
 
 # %% ../../nbs/core/heads.ipynb #f93b1b67
@@ -86,18 +97,29 @@ class VLMForImageClassification(OnABase):
         super().__init__(config)
         sizes = [config.width, *([config.hidden] if config.hidden else []), config.num_labels]
         layers = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
-        self.head = torch.nn.Sequential(layers[0], torch.nn.GELU(), layers[1]) if config.hidden else layers[0]
-        self.mean, self.deviation = (torch.nn.Parameter(v, requires_grad=False) for v in (torch.zeros(config.width), torch.ones(config.width)))
+        self.head = (torch.nn.Sequential(layers[0], torch.nn.GELU(), layers[1]) if config.hidden
+                     else layers[0])
+        self.mean, self.deviation = (torch.nn.Parameter(v, requires_grad=False)
+                                     for v in (torch.zeros(config.width), torch.ones(config.width)))
         self.base = None
         if config.base_config: self.put_on(base_from(config.base_config))
         self.post_init()
 
     def _init_weights(self, module): # transformers calls it for what a checkpoint lacks
-        if isinstance(module, torch.nn.Linear): torch.nn.init.normal_(module.weight, std=.02); torch.nn.init.zeros_(module.bias)
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=.02)
+            torch.nn.init.zeros_(module.bias)
 
-    def forward(self, pixel_values, labels=None, return_dict=None, **ignored): # pixel_values (n, 3, side, side)
+    def forward(
+        self,
+        pixel_values,
+        labels=None,
+        return_dict=None,
+        **ignored
+    ): # pixel_values (n, 3, side, side)
         states = self.features(pixel_values).to(self.mean.device)
-        logits = self.head(((states - self.mean) / self.deviation).to(next(self.head.parameters()).dtype))
+        logits = self.head(((states - self.mean) / self.deviation).to(
+                               next(self.head.parameters()).dtype))
         loss = None if labels is None else torch.nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
@@ -106,14 +128,17 @@ class VLMForImageClassification(OnABase):
         require(self.base is not None, "the head has no base; load it with from_pretrained")
         batch = asked_about(self.base, self.config, pixel_values)
         tower = self.base.get_submodule(FAMILIES[self.base.config.model_type].tower)
-        with inner_outputs(tower) as inner: states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
-        if self.config.pooling == "tower": return tower_output(states[0], inner, batch, self.config.image_token)
+        with inner_outputs(tower) as inner:
+            states = self.base.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        if self.config.pooling == "tower":
+            return tower_output(states[0], inner, batch, self.config.image_token)
         return pooled(states[self.config.layer], batch, self.config.image_token, self.config.pooling)
 
 # %% ../../nbs/core/heads.ipynb #9d529c5b
 def without_paths(config: dict) -> dict:
     "Leave out where a configuration was read from."
-    return {k: without_paths(v) if isinstance(v, dict) else v for k, v in config.items() if k != "_name_or_path"}
+    return {k: without_paths(v) if isinstance(v, dict) else v for k, v in config.items()
+            if k != "_name_or_path"}
 
 
 def base_from(config: dict): # transformers' network with random weights
@@ -125,10 +150,12 @@ def base_from(config: dict): # transformers' network with random weights
 def referenced(config: VLMHeadConfig, home, dtype=None): # transformers' network
     "Load the base that a head names; a folder is looked for from the head's own."
     nearby = Path(home) / config.base
-    source = str(nearby.resolve()) if nearby.is_dir() else config.base + (f"@{config.revision}" if config.revision else "")
-    return loaded(AutoModelForImageTextToText, source, dtype=dtype or config.computed, use_safetensors=True)
+    source = (str(nearby.resolve()) if nearby.is_dir()
+              else config.base + (f"@{config.revision}" if config.revision else ""))
+    return loaded(AutoModelForImageTextToText, source, dtype=dtype or config.computed,
+                  use_safetensors=True)
 
-
+# %% ../../nbs/core/heads.ipynb #f79af9d3
 def described(
     facts: dict, # of the base, as `prompt_facts` gives them
     source: str, # its Hub id with @revision, or its folder
@@ -138,11 +165,14 @@ def described(
 ) -> VLMHeadConfig:
     "Describe a head on a model."
     one_of(where["pooling"], (*POOLINGS, "tower"), "pooling")
-    name, _, revision = (os.path.relpath(source, home), "", "") if Path(source).is_dir() else source.partition("@")
-    return VLMHeadConfig(base=name, revision=revision or facts["revision"], prompt_ids=facts["prompt_ids"], image_token=facts["image_token"], side=facts["side"], computed=facts["dtype"],
-                         id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **where)
+    name, _, revision = ((os.path.relpath(source, home), "", "") if Path(source).is_dir()
+                         else source.partition("@"))
+    return VLMHeadConfig(base=name, revision=revision or facts["revision"],
+                         prompt_ids=facts["prompt_ids"], image_token=facts["image_token"],
+                         side=facts["side"], computed=facts["dtype"], id2label=dict(enumerate(names)),
+                         label2id={n: i for i, n in enumerate(names)}, **where)
 
-
+# %% ../../nbs/core/heads.ipynb #2c6f39e5
 def image_processor(
     side: int, # pixels a side that the network sees
     crop: float, # share of a picture's width and height that is looked at, around the middle
@@ -155,9 +185,10 @@ def image_processor(
     square = lambda pixels: {"height": pixels, "width": pixels}
     how = dict(resample=resample, image_mean=mean, image_std=deviation)
     if crop == 1: return ViTImageProcessor(size=square(side), **how)
-    return CLIPImageProcessor(size=square(round(side / crop)), crop_size=square(side), do_center_crop=True, **how)
+    return CLIPImageProcessor(size=square(round(side / crop)), crop_size=square(side),
+                              do_center_crop=True, **how)
 
-
+# %% ../../nbs/core/heads.ipynb #713093cc
 def save_head(
     model: VLMForImageClassification,
     facts: dict, # of the base, whose pixels the head expects
@@ -167,7 +198,8 @@ def save_head(
 ):
     "Write a head and its image processor."
     model.save_pretrained(folder, merged=merged)
-    image_processor(facts["side"], crop, facts["resample"], facts["mean"], facts["std"]).save_pretrained(folder)
+    image_processor(facts["side"], crop, facts["resample"], facts["mean"], facts["std"]).save_pretrained(
+        folder)
 
 
 AutoConfig.register(VLMHeadConfig.model_type, VLMHeadConfig, exist_ok=True)

@@ -24,11 +24,11 @@ def imported_from(
     else: name = ".".join([*module.split(".")[:-node.level], *filter(None, [node.module])])
     return name if name.startswith("flowers102_study.") else ""
 
-
+# %% ../../nbs/core/keys.ipynb #cd1c4fb9
 @functools.cache
 def module_names(
     module: str, # "flowers102_study.core.records"
-) -> tuple: # ({name: definition}, {name: (module, name)}): what it defines, and what it imports from the package
+) -> tuple: # ({name: definition}, {name: (module, name)}): its own, and its imports from the package
     "Parse a module of the package into its definitions and its imports from the package."
     path = package_folder().joinpath(*module.split(".")[1:]).with_suffix(".py")
     defined, imported = {}, {}
@@ -43,12 +43,13 @@ def module_names(
             defined |= {n.id: node for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     return defined, imported
 
-
+# %% ../../nbs/core/keys.ipynb #6fd21a1c
 def without_docstring(node):
     "Drop the docstrings below a syntax node, in place."
     for part in ast.walk(node):
         body = getattr(part, "body", None)
-        if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)):
             del body[0]
     return node
 
@@ -82,7 +83,7 @@ def imports(
 
 
 def closure(modules: set) -> dict: # {module: sum of its source}
-    "Sum the modules of the package that are imported, directly or not."
+    "Hash the modules of the package that are imported, directly or not."
     waiting, found = set(modules), {}
     while waiting:
         module = waiting.pop()
@@ -99,7 +100,8 @@ def notebook_key(
     "Return the sum of what decides a notebook's outputs, but for what it reads."
     cells = [(c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text())["cells"]]
     own = path.stem.split("_", 1)[-1]
-    modules = closure(set().union(*(imports(source) for kind, source in cells if kind == "code")) | {f"flowers102_study.{own}"})
+    modules = closure(set().union(*(imports(source) for kind, source in cells if kind == "code"))
+                      | {f"flowers102_study.{own}"})
     stems = {m.split(".")[1] for m in modules}
     settings = {k: v for k, v in run.settings.items() if k in stems or not isinstance(v, dict)}
     return digest([cells, modules, settings, run.asked["data"]])

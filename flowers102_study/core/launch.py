@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHILD', 'INHERITED', 'KEPT', 'WORKING', 'Job', 'devices', 'processes', 'lanes', 'command', 'accelerate_config',
            'nodes', 'environment', 'child', 'leave_together', 'with_parent', 'finish', 'take_place', 'prepare',
-           'join_processes', 'progress', 'bar', 'Board', 'clock', 'awaited', 'alone', 'run_jobs', 'work_off',
-           'stage_of', 'check_inputs', 'say_missing', 'start_lane', 'wait', 'stop']
+           'join_processes', 'equal_share', 'sum_over_processes', 'progress', 'bar', 'Board', 'clock', 'awaited',
+           'alone', 'run_jobs', 'work_off', 'stage_of', 'check_inputs', 'say_missing', 'start_lane', 'wait', 'stop']
 
 # %% ../../nbs/core/launch.ipynb #063c0d6c
 import ctypes
@@ -48,12 +48,12 @@ class Job:
     def name(self): return self.out.name
 
     def key(self) -> str: # raises FileNotFoundError where an input is not done
-        "Return the sum of the settings, the inputs and the code that decide this job's result."
+        "Return a hash of the settings, inputs and code that decide this job's result."
         prints = [json.loads((job.out / MANIFEST).read_text())["fingerprint"] for job in self.inputs]
         return digest([self.target, self.spec, prints, reached(self.target)])
 
     def done(self) -> bool:
-        "Tell whether the folder is there, whole, and made from just this."
+        "Return whether the folder is there, whole, and made from just this."
         return all(job.done() for job in self.inputs) and sealed(self.out, self.key()) is not None
 
 # %% ../../nbs/core/launch.ipynb #77c71e37
@@ -66,18 +66,24 @@ def devices() -> list: # one dict a GPU: {"name", "bytes"}; empty without one
     found = [line.rsplit(",", 1) for line in text.splitlines() if line.strip()]
     found = [{"name": name.strip(), "bytes": int(float(size)) << 20} for name, size in found]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else found[:len([v for v in visible.split(",") if v.strip() not in ("", "-1")])]
+    return (found if visible is None
+            else found[:len([v for v in visible.split(",") if v.strip() not in ("", "-1")])])
 
 
 def processes(run: Run, single: bool = False) -> int: # of one job
-    "Return how many processes a job gets: one for each GPU, or one on a CPU, unless the profile says otherwise."
+    "Return a job's number of processes: the profile's, or one for each GPU, or one on a CPU."
     return 1 if single else run.launch["processes"] or len(devices()) or 1
 
 
-def lanes(run: Run, single: bool = False, threads: int = 0) -> int: # threads: of each process; 0: `launch.threads`
+def lanes(
+    run: Run,
+    single: bool = False,
+    threads: int = 0, # of each process; 0: `launch.threads`
+) -> int:
     "Return how many jobs run side by side: on GPUs one, which has them all; on a CPU one for each core."
     if devices() or single: return 1
-    return run.launch["lanes"] or max(1, (os.cpu_count() or 1) // (processes(run) * (threads or run.launch["threads"])))
+    return (run.launch["lanes"]
+            or max(1, (os.cpu_count() or 1) // (processes(run) * (threads or run.launch["threads"]))))
 
 # %% ../../nbs/core/launch.ipynb #addbdb18
 CHILD = "from flowers102_study.core.launch import child; child()"
@@ -93,30 +99,34 @@ def command(
     body = [python, "-c", CHILD, str(plan), str(count)]
     if single or count == 1 and not gpus: return body
     if not gpus: # accelerate's own launcher would start one process and say nothing
-        return [python, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "--no-python", *body]
+        return [python, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}",
+                "--no-python", *body]
     config = "gpu" if count == 1 else run.launch["config"]
     accelerate_config(config)
     if count > gpus and "MACHINE_RANK" not in os.environ:
         raise SettingsError(f"launch.processes is {count}, and there are {gpus} GPUs")
-    return [python, "-m", "accelerate.commands.launch", "--config_file", str(package_folder() / "accelerate" / f"{config}.yaml"),
-            f"--num_processes={count}", *nodes(), "--no_python", *body]
+    return [python, "-m", "accelerate.commands.launch", "--config_file",
+            str(package_folder() / "accelerate" / f"{config}.yaml"), f"--num_processes={count}",
+            *nodes(), "--no_python", *body]
 
-
+# %% ../../nbs/core/launch.ipynb #2aa6155b
 def accelerate_config(name: str) -> dict:
     "Read one of the package's accelerate configurations; raise SettingsError for a name that has none."
     folder = package_folder() / "accelerate"
-    return yaml.safe_load((folder / f"{one_of(name, sorted(p.stem for p in folder.glob('*.yaml')), 'accelerate configuration')}.yaml").read_text())
+    one_of(name, sorted(p.stem for p in folder.glob("*.yaml")), "accelerate configuration")
+    return yaml.safe_load((folder / f"{name}.yaml").read_text())
 
 
 def nodes() -> list: # accelerate's options; empty on one machine
-    "Return what accelerate needs for several machines, from environment variables; the others start the command that the plan prints."
-    names = {"NUM_MACHINES": "num_machines", "MACHINE_RANK": "machine_rank", "MAIN_PROCESS_IP": "main_process_ip",
-             "MAIN_PROCESS_PORT": "main_process_port"}
+    "Return accelerate's options for several machines, from environment variables."
+    names = {"NUM_MACHINES": "num_machines", "MACHINE_RANK": "machine_rank",
+             "MAIN_PROCESS_IP": "main_process_ip", "MAIN_PROCESS_PORT": "main_process_port"}
     return [f"--{option}={os.environ[name]}" for name, option in names.items() if name in os.environ]
 
 # %% ../../nbs/core/launch.ipynb #c1107064
 INHERITED = ("OMP_PROC_BIND", # would bind all processes to one core
-             "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") # of a launcher around us
+             # of a launcher around us
+             "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 31), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)} # bytes
@@ -126,11 +136,15 @@ def environment(run: Run, threads: int) -> dict: # for subprocess; threads: of e
     "Return a child's environment: threads set on purpose, no other framework's, the package importable."
     threads = str(threads)
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH")]))
-    fixed = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
-             "TOKENIZERS_PARALLELISM": "false"} | (KEPT | {"GOMP_SPINCOUNT": "1000"} if not devices() else {})
+    fixed = ({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path,
+              "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+             | (KEPT | {"GOMP_SPINCOUNT": "1000"} if not devices() else {}))
     config = accelerate_config(run.launch["config"])
-    if config["distributed_type"] == "FSDP" and not devices() and processes(run) > 1: # on GPUs accelerate's launcher says the same
-        fixed |= {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value) for key, value in config["fsdp_config"].items()}
+    # on GPUs accelerate's launcher says the same
+    if config["distributed_type"] == "FSDP" and not devices() and processes(run) > 1:
+        fixed |= ({"ACCELERATE_USE_FSDP": "true"}
+                  | {key.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+                     for key, value in config["fsdp_config"].items()})
     return {k: v for k, v in os.environ.items() if k not in INHERITED} | fixed
 
 # %% ../../nbs/core/launch.ipynb #a5b6cdf1
@@ -139,23 +153,28 @@ def child():
     with_parent()
     lane = json.loads(Path(sys.argv[1]).read_text())
     world, asked = int(os.environ.get("WORLD_SIZE", 1)), int(sys.argv[2])
-    if world != asked: raise RuntimeError(f"{asked} processes were asked for, and {world} started: the launcher dropped some")
+    if world != asked:
+        raise RuntimeError(f"{asked} processes were asked for, and {world} started: the launcher "
+                           "dropped some")
     for job in lane:
         module, name = job["target"].split(":")
         folder = Path(job["out"] + ".partial")
-        try: getattr(importlib.import_module(module), name)(job["spec"], [Path(p) for p in job["inputs"]], folder)
+        try:
+            getattr(importlib.import_module(module), name)(job["spec"], [Path(p) for p in job["inputs"]],
+                                                           folder)
         except SettingsError as error: # it says what to do; where it was raised helps nobody
             print("".join(f"✗ {line}\n" for line in str(error).splitlines()), flush=True)
             raise SystemExit(2) from None
         except Exception:
-            print("".join(f"✗ {line}\n" for line in traceback.format_exc().splitlines()), flush=True) # launchers bury it
+            # launchers bury it
+            print("".join(f"✗ {line}\n" for line in traceback.format_exc().splitlines()), flush=True)
             raise
         if int(os.environ.get("RANK", 0)) == 0: finish(folder, Path(job["out"]), job["key"])
     leave_together()
 
-
+# %% ../../nbs/core/launch.ipynb #3854c5d5
 def leave_together():
-    "Wait for the other processes before ending: one that leaves early breaks off what the others still receive."
+    "Wait for the other processes: one that leaves early breaks off what the others still receive."
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
@@ -165,7 +184,7 @@ def leave_together():
 
 
 def with_parent():
-    "Ask Linux to end this process when its parent ends, so that a killed notebook leaves no job behind; elsewhere, do nothing."
+    "Ask Linux to end this process with its parent, so that a killed notebook leaves no job behind."
     try: ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     except (OSError, AttributeError): pass
     if os.getppid() == 1: os._exit(1) # it has ended already
@@ -181,7 +200,7 @@ def finish(folder: Path, out: Path, key: str):
 
 
 def take_place(folder: Path, out: Path):
-    "Swap a sealed folder in, without what was needed to make it; a kill in between is mended by the next `prepare`."
+    "Swap a sealed folder in without its checkpoints; `prepare` mends a kill in between."
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "job.json").unlink(missing_ok=True)
     old = out.with_name(out.name + ".old")
@@ -191,11 +210,11 @@ def take_place(folder: Path, out: Path):
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
-
+# %% ../../nbs/core/launch.ipynb #92134147
 def prepare(
     job: Job, # about to be run
 ) -> bool: # whether there is anything left to do
-    "Make a job's partial folder: gone on from where it has this key, new where it has not."
+    "Resume a job's partial folder if its key matches; else start a fresh one."
     shutil.rmtree(job.out.with_name(job.name + ".old"), ignore_errors=True)
     folder, key = job.out.with_name(job.name + ".partial"), job.key()
     if sealed(folder, key): # the last run ended between sealing and renaming
@@ -205,7 +224,9 @@ def prepare(
     if not mark.exists() or json.loads(mark.read_text()).get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(mark, {"key": key, "target": job.target, "spec": job.spec, "inputs": [str(i.out) for i in job.inputs]})
+        write_json(mark,
+                   {"key": key, "target": job.target, "spec": job.spec,
+                    "inputs": [str(i.out) for i in job.inputs]})
     return True
 
 # %% ../../nbs/core/launch.ipynb #c21fdb61
@@ -214,9 +235,26 @@ def join_processes(): # an Accelerator: bf16 on GPUs, float32 on CPUs
     import torch
     from accelerate import Accelerator
     gpu = torch.cuda.is_available()
-    accelerator, started = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no"), int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != started: raise RuntimeError(f"{started} processes were started, and accelerate joins {accelerator.num_processes}")
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise RuntimeError(f"{started} processes were started, and accelerate joins "
+                           f"{accelerator.num_processes}")
     return accelerator
+
+# %% ../../nbs/core/launch.ipynb #6c90e3bf
+def equal_share(accelerator, n: int) -> tuple: # ((m,) places of 0 … n − 1, (m,) booleans)
+    "Give each process as many of n things; some get one again, which is marked as not counting."
+    import numpy as np
+    world, rank = accelerator.num_processes, accelerator.process_index
+    padded = np.arange(-(-n // world) * world)
+    return (padded % n)[rank::world], (padded < n)[rank::world]
+
+
+def sum_over_processes(accelerator, value) -> float:
+    "Add up a number over all processes."
+    import torch
+    return float(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), "sum"))
 
 # %% ../../nbs/core/launch.ipynb #f81a6bba
 def progress(
@@ -234,7 +272,7 @@ def bar(done: int, total: int, width: int = 16) -> str:
     full = width * done // max(1, total)
     return "█" * full + "·" * (width - full)
 
-
+# %% ../../nbs/core/launch.ipynb #4a8cc0af
 class Board:
     "The state of the jobs of one call, a line each, shown in place in a notebook."
     def __init__(self, names):
@@ -260,14 +298,14 @@ class Board:
         if self.handle: self.handle.update({"text/plain": str(self)}, raw=True)
         else: print(f"{name}  {state}", flush=True)
 
-
+# %% ../../nbs/core/launch.ipynb #8ad8dc31
 def clock(seconds: float) -> str: # "1:05"
     "Write a duration."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 # %% ../../nbs/core/launch.ipynb #f0a72fb4
 def awaited(job: Job) -> bool:
-    "Tell whether a job is done; a notebook that goes on without it is executed again once it is."
+    "Return whether a job is done; a notebook that goes on without it is executed again once it is."
     done = job.done()
     if not done: note(job.out)
     return done
@@ -275,14 +313,16 @@ def awaited(job: Job) -> bool:
 
 @contextmanager
 def alone(folder: Path, what: str = "jobs"):
-    "Hold a lock on a run's jobs, or on its notebooks, for the length of a `with` block; raise SettingsError where another process holds it."
+    "Hold a lock on a run's jobs or notebooks; raise SettingsError where another process holds it."
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{what}.lock", "w") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise SettingsError(f"{shown(folder)} is being worked on by another process; wait until it ends") from None
+        except OSError:
+            raise SettingsError(f"{shown(folder)} is being worked on by another process; wait until it "
+                                "ends") from None
         yield # the lock goes with the file, also when this process is killed
 
-
+# %% ../../nbs/core/launch.ipynb #0a69ee2c
 def run_jobs(
     run: Run, # whose `launch` block and folders are used
     jobs: list, # of Job; those that are done are skipped
@@ -292,14 +332,19 @@ def run_jobs(
     check_inputs(run, jobs)
     board, waiting = Board([job.name for job in jobs]), []
     with ExitStack() as locks:
-        for folder in sorted({run.folder, *(job.out.parent for job in jobs if run.folder not in job.out.parents)}): locks.enter_context(alone(folder)) # some are shared by runs
+        # some are shared by runs
+        for folder in sorted({run.folder,
+                              *(job.out.parent for job in jobs if run.folder not in job.out.parents)}):
+            locks.enter_context(alone(folder))
         for job in jobs:
             if job.done() or not prepare(job): board.say(job.name, "done before")
             else: waiting.append(job)
         for threads in dict.fromkeys(job.threads for job in waiting): # those of one kind together
             work_off(run, [job for job in waiting if job.threads == threads], title, board, threads)
     undone = [job.name for job in waiting if not job.done()]
-    if undone: raise RuntimeError(f"{title} ended, and {', '.join(undone)} is not there; see {shown(run.logs / f'{title}.log')}")
+    if undone:
+        raise RuntimeError(f"{title} ended, and {', '.join(undone)} is not there; see "
+                           f"{shown(run.logs / f'{title}.log')}")
 
 # %% ../../nbs/core/launch.ipynb #92c5104a
 def work_off(run: Run, jobs: list, title: str, board: Board, threads: int):
@@ -307,13 +352,16 @@ def work_off(run: Run, jobs: list, title: str, board: Board, threads: int):
     log, side_by_side = run.logs / f"{title}.log", min(lanes(run, jobs[0].single, threads), len(jobs))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        cuts = [len(jobs) * i // side_by_side for i in range(side_by_side + 1)] # neighbours stay together: they may share a model
-        children = [start_lane(run, jobs[a:b], f"{title}.{i}", file, board, threads) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
+        # neighbours stay together: they may share a model
+        cuts = [len(jobs) * i // side_by_side for i in range(side_by_side + 1)]
+        children = [start_lane(run, jobs[a:b], f"{title}.{i}", file, board, threads)
+                    for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
         try: failed = wait(children)
         finally: stop(children)
     if failed:
         said = [word[2:] for word in failed.words if word.startswith("✗ ")] or failed.words
-        raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words (all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
+        raise RuntimeError(f"a job of {title} ended with status {failed.returncode}; its last words "
+                           f"(all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
 
 # %% ../../nbs/core/launch.ipynb #527bb9cb
 def stage_of(job: Job) -> str:
@@ -324,30 +372,40 @@ def stage_of(job: Job) -> str:
 def check_inputs(run: Run, jobs: list):
     "Raise FileNotFoundError that names the stage to run first, where an input is missing."
     for job in {job.out: job for user in jobs for job in user.inputs}.values():
-        if not job.done(): raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other settings; first run: {run.command(stage_of(job))}")
+        if not job.done():
+            raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other "
+                                    f"settings; first run: {run.command(stage_of(job))}")
 
-
+# %% ../../nbs/core/launch.ipynb #49a9fda2
 def say_missing(
     run: Run,
     stage: str, # whose notebook asks
 ):
     "Print in one line which stages have to be run before this one; nothing where all is there."
-    behind, waiting, order = set(), list(importlib.import_module(f"flowers102_study.{stage}").jobs(run)), list(stages())
+    behind = set()
+    waiting = list(importlib.import_module(f"flowers102_study.{stage}").jobs(run))
+    order = list(stages())
     while waiting: # inputs of inputs, too
         found = [job for job in waiting.pop().inputs if job.out not in {j.out for j in behind}]
         behind |= set(found)
         waiting += found
     wanted = {stage_of(job) for job in behind if not job.done()}
     before = [s for s in order[:order.index(stage)] if s in wanted]
-    if before: print(f"what comes before is not there yet, or was made with other settings ({', '.join(before)}); run: {run.command(' '.join(before))}")
+    if before:
+        print("what comes before is not there yet, or was made with other settings "
+              f"({', '.join(before)}); run: {run.command(' '.join(before))}")
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
 def start_lane(run: Run, jobs: list, title: str, log, board: Board, threads: int):
     "Start one child on a list of jobs, and a thread that reads what it says."
     plan = run.logs / f"{title}.json"
-    write_json(plan, [dict(target=j.target, out=str(j.out), spec=j.spec, inputs=[str(i.out) for i in j.inputs], key=j.key()) for j in jobs])
-    process = subprocess.Popen(command(run, plan, jobs[0].single), env=environment(run, threads or run.launch["threads"]), cwd=run.folder, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=with_parent)
+    write_json(plan,
+               [dict(target=j.target, out=str(j.out), spec=j.spec, inputs=[str(i.out) for i in j.inputs],
+                     key=j.key()) for j in jobs])
+    process = subprocess.Popen(command(run, plan, jobs[0].single),
+                               env=environment(run, threads or run.launch["threads"]), cwd=run.folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               start_new_session=True, preexec_fn=with_parent)
     process.words = []
     def read():
         for line in process.stdout:
@@ -358,7 +416,7 @@ def start_lane(run: Run, jobs: list, title: str, log, board: Board, threads: int
     process.reader.start()
     return process
 
-
+# %% ../../nbs/core/launch.ipynb #3bb0a46c
 def wait(children: list):
     "Wait until all children have ended well, or one has not; return that one."
     while True:

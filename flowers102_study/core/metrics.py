@@ -25,7 +25,8 @@ def share(
 ) -> dict:
     "Score a share of right answers."
     right = np.asarray(right, bool)
-    return {"value": float(right.mean()), "interval": wilson(right.sum(), len(right)), "n": len(right), "correct": int(right.sum())}
+    return {"value": float(right.mean()), "interval": wilson(right.sum(), len(right)), "n": len(right),
+            "correct": int(right.sum())}
 
 # %% ../../nbs/core/metrics.ipynb #76275fdf
 def macro_accuracy(
@@ -62,7 +63,7 @@ def brier(
     p = np.asarray(probabilities, float)
     return (p ** 2).sum(1) - 2 * p[np.arange(len(p)), labels] + 1
 
-
+# %% ../../nbs/core/metrics.ipynb #221e368b
 def bootstrapped(
     score, # function of an index array -> float
     n: int, # pictures
@@ -71,7 +72,8 @@ def bootstrapped(
     "Score all pictures, with a percentile bootstrap over them."
     rng = np.random.default_rng(0)
     values = [score(rng.integers(0, n, n)) for _ in range(draws)]
-    return {"value": score(np.arange(n)), "interval": [float(v) for v in np.percentile(values, [2.5, 97.5])], "n": n}
+    return {"value": score(np.arange(n)),
+            "interval": [float(v) for v in np.percentile(values, [2.5, 97.5])], "n": n}
 
 # %% ../../nbs/core/metrics.ipynb #dd074e46
 def above_chance(
@@ -80,7 +82,9 @@ def above_chance(
 ) -> dict:
     "Correct a share of right answers for guessing."
     corrected = lambda value: (value - chance) / (1 - chance)
-    return score | {"value": corrected(score["value"]), "interval": [corrected(v) for v in score["interval"]], "chance": chance}
+    return (score
+            | {"value": corrected(score["value"]), "interval": [corrected(v) for v in score["interval"]],
+               "chance": chance})
 
 # %% ../../nbs/core/metrics.ipynb #6f699993
 def joined(
@@ -91,20 +95,24 @@ def joined(
     "Widen an interval over pictures by what the seeds add."
     from scipy.stats import t
     seeds, n = values.shape
-    means = values.sum(1) / n # sums of whole numbers are exact: seeds that agree have no deviation at all
+    # sums of whole numbers are exact: seeds that agree have no deviation at all
+    means = values.sum(1) / n
     deviation = float(means.std(ddof=1)) if np.ptp(means) else 0.
-    drawn, mean = deviation / seeds ** .5 * float(t.ppf(.975, seeds - 1)) if deviation else 0., float(values.mean())
+    drawn = deviation / seeds ** .5 * float(t.ppf(.975, seeds - 1)) if deviation else 0.
+    mean = float(values.mean())
     low, high = (float(np.hypot(end - mean, drawn)) for end in pictures)
-    return {"value": mean, "interval": [max(least, mean - low), min(1., mean + high)], "n": n, "seeds": seeds, "deviation": deviation}
+    return {"value": mean, "interval": [max(least, mean - low), min(1., mean + high)], "n": n,
+            "seeds": seeds, "deviation": deviation}
 
-
+# %% ../../nbs/core/metrics.ipynb #b6857f69
 def over_seeds(
     right, # (seeds, n) bool: a row a seed, a column a picture
 ) -> dict: # value, interval, n, seeds, deviation
     "Score the mean accuracy over seeds."
     from statsmodels.stats.proportion import proportion_confint
     right = np.asarray(right, float)
-    ends = proportion_confint(right.mean() * right.shape[1], right.shape[1], method="wilson") # of a mean over seeds: no whole number
+    # of a mean over seeds: no whole number
+    ends = proportion_confint(right.mean() * right.shape[1], right.shape[1], method="wilson")
     return joined(right, [float(v) for v in ends], 0.)
 
 # %% ../../nbs/core/metrics.ipynb #57677829

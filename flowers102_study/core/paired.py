@@ -21,38 +21,45 @@ from .settings import SettingsError, require
 # %% ../../nbs/core/paired.ipynb #055a176a
 def read_record(
     source: Path, # an arm's folder, a predictions.parquet, or lmms-eval's <date>_samples_<task>.jsonl
-    images: list | None = None, # image_ids of the run's test in order, where lmms-eval's documents are a run's pictures
-): # a DataFrame: image_id, label, prediction, and what else is there; raises SettingsError for what is no record
+    images: list | None = None, # image_ids of the run's test, which lmms-eval's documents are
+): # a DataFrame: image_id, label, prediction, …; raises SettingsError for what is no record
     "Read what an arm said of the test pictures."
     import pandas as pd
     source = Path(source).expanduser()
     if source.is_dir():
         try: return read_predictions(source)
         except FileNotFoundError as error: raise SettingsError(str(error)) from None
-    require(source.is_file(), f"no record at {source}: an arm's name, a folder, a predictions.parquet or a samples file of lmms-eval is wanted")
+    require(source.is_file(), f"no record at {source}: an arm's name, a folder, a predictions.parquet "
+                              "or a samples file of lmms-eval is wanted")
     if source.suffix == ".jsonl": return from_samples(source, images)
     try: frame = pd.read_parquet(source)
-    except Exception as error: raise SettingsError(f"{source.name} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"{source.name} cannot be read as Parquet: {reason}") from error
     absent = {"image_id", "label", "prediction"} - set(frame.columns)
-    require(not absent, f"{source.name} has no column {', '.join(sorted(absent))}; a record needs image_id, label and prediction (-1: no class named)")
+    require(not absent, f"{source.name} has no column {', '.join(sorted(absent))}; a record needs "
+                        "image_id, label and prediction (-1: no class named)")
     frame = frame.assign(image_id=frame.image_id.astype(str))
     return frame[frame.split == "test"].reset_index(drop=True) if "split" in frame else frame
 
-
+# %% ../../nbs/core/paired.ipynb #ab73a011
 def from_samples(path: Path, images: list | None): # a DataFrame
     "Read lmms-eval's samples of an open question."
     frame = read_samples(path, images)
-    targets = {r["doc_id"]: first_text(r.get("target", "")) for r in map(json.loads, filter(str.strip, path.read_text().splitlines()))}
+    targets = {r["doc_id"]: first_text(r.get("target", ""))
+               for r in map(json.loads, filter(str.strip, path.read_text().splitlines()))}
     require(all(targets.values()), f"{path.name} has samples without a target")
     names = sorted(set(targets.values()))
-    known, by_image = Names(names), {images[k] if images else str(k): names.index(t) for k, t in targets.items()}
-    found = frame.assign(label=frame.image_id.map(by_image), prediction=frame.answer.map(known.read)).reset_index(drop=True)
+    known = Names(names)
+    by_image = {images[k] if images else str(k): names.index(t) for k, t in targets.items()}
+    found = frame.assign(label=frame.image_id.map(by_image),
+                         prediction=frame.answer.map(known.read)).reset_index(drop=True)
     found.attrs["words"] = True # its labels are numbered in the order of the alphabet
     return found
 
 # %% ../../nbs/core/paired.ipynb #81b0eef8
 def read_pair(one: Path, two: Path) -> tuple: # two DataFrames
-    "Read two records; documents of lmms-eval are taken for the other record's pictures in the order of their image_ids."
+    "Read two records; lmms-eval's documents are the other's pictures, by the order of image_ids."
     words = [Path(p).suffix == ".jsonl" for p in (one, two)]
     if all(words) or not any(words): return read_record(one), read_record(two)
     other = read_record(two if words[0] else one)
@@ -63,15 +70,22 @@ def read_pair(one: Path, two: Path) -> tuple: # two DataFrames
 def paired(
     one, # a record, as `read_record` gives it
     two, # another, of the same pictures
-): # a DataFrame: image_id, label, one, two: whether each was right; raises SettingsError where the pictures or labels differ
+): # a DataFrame: image_id, label, one, two (right or not); raises SettingsError where pictures differ
     "Put two records side by side."
-    for frame in (one, two): require(not frame.image_id.duplicated().any(), "a record names a picture twice")
-    both = one[["image_id", "label", "prediction"]].merge(two[["image_id", "label", "prediction"]], on="image_id", suffixes=("", "_two"))
-    require(len(both) == len(one) == len(two) > 0, f"the records are of different pictures: {len(one):,} and {len(two):,}, of which they share {len(both):,}; a paired test needs the same ones")
+    for frame in (one, two):
+        require(not frame.image_id.duplicated().any(), "a record names a picture twice")
+    both = one[["image_id", "label", "prediction"]].merge(two[["image_id", "label", "prediction"]],
+                                                          on="image_id", suffixes=("", "_two"))
+    require(len(both) == len(one) == len(two) > 0,
+            f"the records are of different pictures: {len(one):,} and {len(two):,}, of which they share "
+            f"{len(both):,}; a paired test needs the same ones")
     words = one.attrs.get("words") or two.attrs.get("words")
-    alike = both.groupby("label").label_two.nunique().max() == both.groupby("label_two").label.nunique().max() == 1 if words else (both.label == both.label_two).all()
+    alike = (both.groupby("label").label_two.nunique().max()
+             == both.groupby("label_two").label.nunique().max() == 1 if words
+             else (both.label == both.label_two).all())
     require(bool(alike), "the records give the same pictures different labels")
-    return both.assign(one=both.prediction == both.label, two=both.prediction_two == both.label_two)[["image_id", "label", "one", "two"]]
+    return both.assign(one=both.prediction == both.label, two=both.prediction_two == both.label_two)[
+        ["image_id", "label", "one", "two"]]
 
 # %% ../../nbs/core/paired.ipynb #2ec8e10d
 def mcnemar(
@@ -81,7 +95,8 @@ def mcnemar(
     "Test whether two arms are equally often right."
     from statsmodels.stats.contingency_tables import mcnemar as test
     one, two = np.asarray(one, bool), np.asarray(two, bool)
-    table = [[int((one & two).sum()), int((one & ~two).sum())], [int((~one & two).sum()), int((~one & ~two).sum())]]
+    table = [[int((one & two).sum()), int((one & ~two).sum())],
+             [int((~one & two).sum()), int((~one & ~two).sum())]]
     b, c = table[0][1], table[1][0]
     return {"only_one": b, "only_two": c, "p": float(test(table, exact=True).pvalue) if b + c else 1.}
 
@@ -95,9 +110,11 @@ def mean_of(
     values = np.asarray(values, float)
     n, value = len(values), float(values.mean())
     if np.ptp(values) == 0:
-        half = wilson(0, n)[1] * (1 + abs(value)) # a picture that is not like the others may be 1 or 2 away
+        # a picture that is not like the others may be 1 or 2 away
+        half = wilson(0, n)[1] * (1 + abs(value))
         return {"value": value, "interval": [max(-1., value - half), min(1., value + half)], "n": n}
-    found = bootstrap((values,), np.mean, n_resamples=resamples, batch=max(1, 10_000_000 // n), method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    found = bootstrap((values,), np.mean, n_resamples=resamples, batch=max(1, 10_000_000 // n),
+                      method="BCa", rng=np.random.default_rng(0)).confidence_interval
     return {"value": value, "interval": [float(found.low), float(found.high)], "n": n}
 
 
@@ -105,12 +122,12 @@ def difference(one, two) -> dict: # value, interval, n: of accuracy one − accu
     "Compare two arms' accuracies on the same pictures."
     return mean_of(np.asarray(one, float) - np.asarray(two, float))
 
-
+# %% ../../nbs/core/paired.ipynb #e078bc18
 def difference_over_seeds(
     one, # (seeds, n) bool, or (1, n)
     two, # the same
 ) -> dict: # as `core.metrics.joined`
-    "Compare two arms over their seeds: seed by seed where both have several, else each with the other's only record."
+    "Compare two arms over their seeds: in pairs where both have several, else with the only one."
     values = np.asarray(one, float) - np.asarray(two, float)
     return joined(values, mean_of(values.mean(0))["interval"], -1.)
 
@@ -121,7 +138,8 @@ def macro_difference(one, two, labels) -> dict: # value, interval, n: every clas
     one, two = np.asarray(one, bool), np.asarray(two, bool)
     b, c = (np.bincount(index, only) for only in (one & ~two, two & ~one))
     more, less = (b + .5) / (n + 2), (c + .5) / (n + 2)
-    value, half = float(np.mean((b - c) / n)), 1.959964 * float(np.sqrt(np.sum((more + less - (more - less) ** 2) / n))) / len(n)
+    value = float(np.mean((b - c) / n))
+    half = 1.959964 * float(np.sqrt(np.sum((more + less - (more - less) ** 2) / n))) / len(n)
     return {"value": value, "interval": [max(-1., value - half), min(1., value + half)], "n": len(one)}
 
 # %% ../../nbs/core/paired.ipynb #ffbcf9eb
@@ -130,11 +148,12 @@ def detectable(
     differing: float, # share of the pictures that exactly one of the arms gets right, above 0
     alpha: float = .05, # of the two-sided test
     power: float = .8,
-) -> float | None: # the smallest true difference that is found so often; None where so few differ that none is
+) -> float | None: # the smallest true difference found so often; None where too few differ
     "Return the minimum detectable difference."
     from scipy.optimize import brentq
     from scipy.stats import norm
-    gap = lambda d: norm.ppf(1 - alpha / 2) * differing ** .5 + norm.ppf(power) * max(0., differing - d * d) ** .5 - d * n ** .5
+    gap = lambda d: norm.ppf(1 - alpha / 2) * differing ** .5 + norm.ppf(power) * max(
+        0., differing - d * d) ** .5 - d * n ** .5
     return float(brentq(gap, 0, differing)) if gap(differing) < 0 else None
 
 # %% ../../nbs/core/paired.ipynb #501f858b
@@ -146,7 +165,7 @@ def counted(
     "Make two arms' outcomes from counts."
     return np.arange(n) < b, (np.arange(n) >= b) & (np.arange(n) < b + c)
 
-
+# %% ../../nbs/core/paired.ipynb #960769f9
 def coverage(
     b: float, # the probability that only the first is right
     c: float, # that only the second is
@@ -160,10 +179,14 @@ def coverage(
     def study(b_seen, c_seen):
         if (b_seen, c_seen) not in known:
             one, two = counted(b_seen, c_seen, n)
-            known[b_seen, c_seen] = (*mean_of(one.astype(float) - two, resamples)["interval"], mcnemar(one, two)["p"])
+            known[b_seen, c_seen] = (*mean_of(one.astype(float) - two, resamples)["interval"],
+                                     mcnemar(one, two)["p"])
         return known[b_seen, c_seen]
-    found = np.array([study(int(x), int(y)) for x, y, _ in np.random.default_rng(seed).multinomial(n, [b, c, 1 - b - c], studies)])
-    return {"covers": float(((found[:, 0] <= b - c + 1e-12) & (b - c - 1e-12 <= found[:, 1])).mean()), "rejects": float((found[:, 2] < .05).mean())}
+    found = np.array([study(int(x), int(y))
+                      for x, y, _ in np.random.default_rng(seed).multinomial(
+                          n, [b, c, 1 - b - c], studies)])
+    return {"covers": float(((found[:, 0] <= b - c + 1e-12) & (b - c - 1e-12 <= found[:, 1])).mean()),
+            "rejects": float((found[:, 2] < .05).mean())}
 
 # %% ../../nbs/core/paired.ipynb #04cc5665
 def unpaired(
@@ -174,7 +197,8 @@ def unpaired(
     "Compare two published counts as if the pictures were different ones."
     from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
     low, high = confint_proportions_2indep(first, n, second, n, method="newcomb")
-    return {"value": (first - second) / n, "interval": [float(low), float(high)], "p": float(proportions_ztest([first, second], [n, n])[1])}
+    return {"value": (first - second) / n, "interval": [float(low), float(high)],
+            "p": float(proportions_ztest([first, second], [n, n])[1])}
 
 
 def possible_p(first: int, second: int, n: int) -> list: # [smallest, largest]

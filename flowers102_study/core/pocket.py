@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'GENERA', 'PATTERNS', 'EPITHETS', 'GROUNDS', 'Species', 'species', 'contrast', 'one_species', 'one_pose',
-           'poses', 'column', 'rgb', 'tint', 'paint', 'smooth', 'ground', 'leaf', 'outline', 'pattern', 'whorl',
-           'centre', 'bloom', 'draw', 'with_some', 'green_parts', 'further_bloom', 'covering_leaf', 'develop']
+           'poses', 'column', 'rgb', 'tint', 'paint', 'smooth', 'ground', 'leaf', 'outline', 'pattern', 'petal_tone',
+           'whorl', 'centre', 'bloom', 'draw', 'with_some', 'green_parts', 'further_bloom', 'covering_leaf', 'develop']
 
 # %% ../../nbs/core/pocket.ipynb #197244ed
 from dataclasses import dataclass
@@ -14,26 +14,39 @@ import numpy as np
 
 # %% ../../nbs/core/pocket.ipynb #4abf7a68
 PALETTE = { # hue in turns, saturation, value
-    "white": (.12, .04, .97), "cream": (.13, .25, .96), "yellow": (.145, .82, .97), "gold": (.11, .88, .93),
-    "orange": (.07, .85, .96), "coral": (.02, .62, .95), "red": (.985, .82, .82), "crimson": (.95, .85, .62),
-    "pink": (.93, .38, .95), "magenta": (.88, .72, .82), "lilac": (.78, .34, .88), "violet": (.74, .68, .68),
+    "white": (.12, .04, .97), "cream": (.13, .25, .96), "yellow": (.145, .82, .97),
+    "gold": (.11, .88, .93), "orange": (.07, .85, .96), "coral": (.02, .62, .95),
+    "red": (.985, .82, .82), "crimson": (.95, .85, .62), "pink": (.93, .38, .95),
+    "magenta": (.88, .72, .82), "lilac": (.78, .34, .88), "violet": (.74, .68, .68),
     "blue": (.63, .68, .82), "sky": (.57, .42, .92), "maroon": (.97, .72, .40)}
 
+# %% ../../nbs/core/pocket.ipynb #9f878462
 GENERA = { # petals, width / length, base, tip, pinwheel, centre, its radius, frill, blooms in a group
-    "anvella": (5, 1.05, .55, .35, 0, "eye", .16, .00, 0), "brindle": (6, .62, .80, .80, 0, "stamens", .14, .00, 0),
-    "cindrel": (21, .20, .50, .35, 0, "disc", .30, .00, 0), "dovelia": (4, 1.15, .60, .28, 0, "stamens", .20, .06, 0),
-    "embrant": (8, .48, .70, .60, 0, "disc", .20, .00, 0), "farrow": (5, .72, .95, .55, 0, "throat", .22, .00, 1),
-    "gallisp": (13, .30, .60, .75, 1, "disc", .18, .00, 0), "hesperel": (6, .80, .55, .55, 1, "throat", .30, .08, 0),
-    "ivorine": (3, 1.05, .60, .45, 1, "eye", .12, .04, 0), "jasmarl": (5, .50, .75, .40, 0, "eye", .10, .00, 1),
-    "kelvany": (12, .42, .55, .30, 1, "tuft", .22, .10, 0), "lorrelis": (6, .55, .70, 1.1, 0, "throat", .16, .00, 0),
-    "marlet": (4, .90, .85, .60, 0, "eye", .12, .00, 1), "nimbrel": (16, .22, .65, .90, 0, "tuft", .34, .00, 0),
-    "orvella": (7, .70, .55, .40, 0, "stamens", .22, .00, 0), "pellarch": (5, .95, .60, .30, 1, "tuft", .16, .12, 0),
-    "quillet": (26, .13, .55, .50, 1, "disc", .24, .00, 0), "rosmarl": (9, .75, .50, .35, 1, "eye", .08, .05, 0),
-    "solvane": (10, .40, .60, .50, 0, "disc", .36, .00, 0), "tarrelin": (6, .38, .90, .85, 1, "stamens", .12, .00, 1)}
+    "anvella": (5, 1.05, .55, .35, 0, "eye", .16, .00, 0),
+    "brindle": (6, .62, .80, .80, 0, "stamens", .14, .00, 0),
+    "cindrel": (21, .20, .50, .35, 0, "disc", .30, .00, 0),
+    "dovelia": (4, 1.15, .60, .28, 0, "stamens", .20, .06, 0),
+    "embrant": (8, .48, .70, .60, 0, "disc", .20, .00, 0),
+    "farrow": (5, .72, .95, .55, 0, "throat", .22, .00, 1),
+    "gallisp": (13, .30, .60, .75, 1, "disc", .18, .00, 0),
+    "hesperel": (6, .80, .55, .55, 1, "throat", .30, .08, 0),
+    "ivorine": (3, 1.05, .60, .45, 1, "eye", .12, .04, 0),
+    "jasmarl": (5, .50, .75, .40, 0, "eye", .10, .00, 1),
+    "kelvany": (12, .42, .55, .30, 1, "tuft", .22, .10, 0),
+    "lorrelis": (6, .55, .70, 1.1, 0, "throat", .16, .00, 0),
+    "marlet": (4, .90, .85, .60, 0, "eye", .12, .00, 1),
+    "nimbrel": (16, .22, .65, .90, 0, "tuft", .34, .00, 0),
+    "orvella": (7, .70, .55, .40, 0, "stamens", .22, .00, 0),
+    "pellarch": (5, .95, .60, .30, 1, "tuft", .16, .12, 0),
+    "quillet": (26, .13, .55, .50, 1, "disc", .24, .00, 0),
+    "rosmarl": (9, .75, .50, .35, 1, "eye", .08, .05, 0),
+    "solvane": (10, .40, .60, .50, 0, "disc", .36, .00, 0),
+    "tarrelin": (6, .38, .90, .85, 1, "stamens", .12, .00, 1)}
 
+# %% ../../nbs/core/pocket.ipynb #53b36a50
 PATTERNS = ("plain", "shaded", "striped", "spotted", "edged", "eyed")
-EPITHETS = ("alpine", "common", "coastal", "field", "garden", "highland", "island", "lake", "marsh", "meadow", "northern",
-            "river", "southern", "valley", "western", "wood")
+EPITHETS = ("alpine", "common", "coastal", "field", "garden", "highland", "island", "lake", "marsh",
+            "meadow", "northern", "river", "southern", "valley", "western", "wood")
 
 # %% ../../nbs/core/pocket.ipynb #e5a1e28c
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Species:
     pattern: str
     double: bool # a second, smaller whorl of petals
 
-
+# %% ../../nbs/core/pocket.ipynb #7ce43ef9
 def species(
     count: int = 102, # about five a genus
     seed: int = 0, # of the looks and names
@@ -67,11 +80,13 @@ def species(
     found = []
     for g, genus in enumerate(genera):
         size = count // len(genera) + (g < count % len(genera))
-        if size > len(EPITHETS): raise ValueError(f"at most {len(EPITHETS) * len(GENERA)} species can be drawn, not {count}")
+        if size > len(EPITHETS):
+            raise ValueError(f"at most {len(EPITHETS) * len(GENERA)} species can be drawn, not {count}")
         palette = rng.choice(list(PALETTE), 3, replace=False)
         looks = [(colour, pattern) for colour in palette for pattern in PATTERNS]
         names = rng.choice(EPITHETS, size, replace=False)
-        for name, look in zip(names, rng.permutation(len(looks))[:size]): found.append(one_species(rng, genus, name, *looks[look]))
+        for name, look in zip(names, rng.permutation(len(looks))[:size]):
+            found.append(one_species(rng, genus, name, *looks[look]))
     return found
 
 # %% ../../nbs/core/pocket.ipynb #fa5a81e1
@@ -85,21 +100,26 @@ def one_species(rng, genus: str, epithet: str, colour: str, pattern: str) -> Spe
     petals, ratio, base, tip, pinwheel, centre, core, frill, grouped = GENERA[genus]
     second = str(rng.choice([c for c in PALETTE if contrast(c, colour) > .35]))
     petals += int(rng.integers(-1, 2)) * (petals > 6) # many-petalled genera vary by one
-    return Species(f"{epithet} {genus}", genus, petals, ratio * rng.uniform(.88, 1.12), base * rng.uniform(.9, 1.1),
-                   tip * rng.uniform(.85, 1.2), bool(pinwheel), centre, core * rng.uniform(.85, 1.2), frill, bool(grouped), str(colour),
-                   second, str(rng.choice(["yellow", "gold", "maroon", "cream", "orange"])), str(pattern), bool(rng.random() < .3))
+    return Species(f"{epithet} {genus}", genus, petals, ratio * rng.uniform(.88, 1.12),
+                   base * rng.uniform(.9, 1.1), tip * rng.uniform(.85, 1.2), bool(pinwheel), centre,
+                   core * rng.uniform(.85, 1.2), frill, bool(grouped), str(colour), second,
+                   str(rng.choice(["yellow", "gold", "maroon", "cream", "orange"])), str(pattern),
+                   bool(rng.random() < .3))
 
 # %% ../../nbs/core/pocket.ipynb #10df6b39
 def one_pose(rng, grouped: bool) -> dict:
     "Draw the pose of one picture: where, how large, how lit, on what ground, behind what."
-    return dict(
-        x=rng.normal(0, .11), y=rng.normal(-.05, .11), radius=rng.uniform(.46, .86), turn=rng.uniform(0, 2 * np.pi),
-        tilt=rng.uniform(.55, 1), lean=rng.uniform(0, np.pi), open=rng.uniform(.8, 1.15), jitter=rng.normal(0, .05, 32),
-        bend=rng.normal(0, .05, 32), hue=rng.normal(0, .016), saturation=rng.normal(1, .12), value=rng.normal(1, .07),
-        light=rng.uniform(0, 2 * np.pi), strength=rng.uniform(.1, .5), warmth=rng.normal(0, .06), exposure=rng.normal(.98, .1),
-        focus=rng.choice(2, p=[.85, .15]), ground=rng.choice(4, p=[.45, .2, .15, .2]), hues=rng.uniform(0, 1, 8),
-        spots=rng.uniform(-1.2, 1.2, (7, 2)), leaves=rng.uniform(0, 1, (3, 4)), others=rng.uniform(0, 1, (2, 4)),
-        blooms=1 + (rng.binomial(2, .45) if grouped else rng.binomial(1, .15)), covered=rng.random() < .15, side=rng.uniform(0, 2 * np.pi))
+    return dict(x=rng.normal(0, .11), y=rng.normal(-.05, .11), radius=rng.uniform(.46, .86),
+                turn=rng.uniform(0, 2 * np.pi), tilt=rng.uniform(.55, 1), lean=rng.uniform(0, np.pi),
+                open=rng.uniform(.8, 1.15), jitter=rng.normal(0, .05, 32), bend=rng.normal(0, .05, 32),
+                hue=rng.normal(0, .016), saturation=rng.normal(1, .12), value=rng.normal(1, .07),
+                light=rng.uniform(0, 2 * np.pi), strength=rng.uniform(.1, .5), warmth=rng.normal(0, .06),
+                exposure=rng.normal(.98, .1), focus=rng.choice(2, p=[.85, .15]),
+                ground=rng.choice(4, p=[.45, .2, .15, .2]), hues=rng.uniform(0, 1, 8),
+                spots=rng.uniform(-1.2, 1.2, (7, 2)), leaves=rng.uniform(0, 1, (3, 4)),
+                others=rng.uniform(0, 1, (2, 4)),
+                blooms=1 + (rng.binomial(2, .45) if grouped else rng.binomial(1, .15)),
+                covered=rng.random() < .15, side=rng.uniform(0, 2 * np.pi))
 
 
 def poses(
@@ -108,7 +128,8 @@ def poses(
     seed: int = 0, # of the run
 ) -> dict: # {aspect: float32 array with one row a picture}
     "Draw poses, each from a generator of its own, so that no picture depends on its neighbours."
-    rows = [one_pose(np.random.default_rng([seed, *kind.name.encode(), number]), kind.grouped) for number in numbers]
+    rows = [one_pose(np.random.default_rng([seed, *kind.name.encode(), number]), kind.grouped)
+            for number in numbers]
     return {key: np.array([row[key] for row in rows], np.float32) for key in rows[0]}
 
 # %% ../../nbs/core/pocket.ipynb #373147b9
@@ -119,9 +140,11 @@ def column(values) -> np.ndarray: # (n, 1, 1)
 
 def rgb(hue, saturation, value) -> np.ndarray: # (..., 3) float32
     "Turn hue (turns), saturation and value into red, green and blue."
-    hue, saturation, value = np.broadcast_arrays(np.float32(hue) % 1, np.clip(saturation, 0, 1), np.clip(value, 0, 1))
+    hue, saturation, value = np.broadcast_arrays(np.float32(hue) % 1, np.clip(saturation, 0, 1),
+                                                 np.clip(value, 0, 1))
     k = (np.array([5, 3, 1], np.float32) + hue[..., None] * 6) % 6
-    return (value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(np.float32)
+    return (value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(
+        np.float32)
 
 
 def tint(name: str, pose: dict) -> np.ndarray: # (n, 1, 1, 3)
@@ -141,24 +164,29 @@ def smooth(x, low, high):
     return t * t * (3 - 2 * t)
 
 # %% ../../nbs/core/pocket.ipynb #05c5a001
-GROUNDS = np.array([[.28, .45, .38], [.08, .38, .36], [.57, .25, .85], [.33, .35, .14]], np.float32) # foliage, soil, sky, shade
+# foliage, soil, sky, shade
+GROUNDS = np.array([[.28, .45, .38], [.08, .38, .36], [.57, .25, .85], [.33, .35, .14]], np.float32)
 
 
 def ground(pose: dict, X, Y) -> np.ndarray: # (n, size, size, 3)
     "Paint what is behind the flower."
     h, base = pose["hues"].T, GROUNDS[pose["ground"].astype(int)]
     near = rgb(base[:, 0] + .06 * (h[0] - .5), base[:, 1], base[:, 2] * (.8 + .5 * h[1]))[:, None, None]
-    far = rgb(base[:, 0] + .08 * (h[2] - .5), base[:, 1] * 1.1, base[:, 2] * (.5 + .5 * h[3]))[:, None, None]
+    far = rgb(base[:, 0] + .08 * (h[2] - .5), base[:, 1] * 1.1, base[:, 2] * (.5 + .5 * h[3]))[
+        :, None, None]
     slope = .5 + .45 * (X * column(np.cos(2 * np.pi * h[4])) + Y * column(np.sin(2 * np.pi * h[4])))
     canvas = near + (far - near) * np.clip(slope, 0, 1)[..., None]
     for j in range(7):
         x, y = pose["spots"][:, j].T
-        glow = .55 * np.exp(-((X - column(x)) ** 2 + (Y - column(y)) ** 2) / (.04 + .16 * column((h[5] + .37 * j) % 1)))
+        glow = (.55
+                * np.exp(-((X - column(x)) ** 2 + (Y - column(y)) ** 2)
+                         / (.04 + .16 * column((h[5] + .37 * j) % 1))))
         tone = base[:, 2] * (.55 + .9 * ((h[6] + .29 * j) % 1))
-        paint(canvas, rgb(base[:, 0] + .12 * ((h[7] + .41 * j) % 1 - .5), base[:, 1], tone)[:, None, None], glow)
+        paint(canvas,
+              rgb(base[:, 0] + .12 * ((h[7] + .41 * j) % 1 - .5), base[:, 1], tone)[:, None, None], glow)
     return canvas
 
-
+# %% ../../nbs/core/pocket.ipynb #7397d417
 def leaf(canvas, X, Y, x, y, angle, length, width, hue):
     "Paint one leaf a picture, from (x, y) along `angle`."
     c, s, pixel = column(np.cos(angle)), column(np.sin(angle)), 2 / X.shape[1]
@@ -167,13 +195,15 @@ def leaf(canvas, X, Y, x, y, angle, length, width, hue):
     half = 1.9 * column(width) * np.sqrt(np.clip(u, 0, 1)) * np.clip(1 - u, 0, 1) ** .7
     alpha = np.clip((half - np.abs(v)) * column(length) / pixel + .5, 0, 1) * ((u > 0) & (u < 1))
     veins = np.exp(-(v / .02) ** 2) + .35 * np.maximum(0, np.cos(26 * (u - .9 * np.abs(v)))) ** 6
-    paint(canvas, rgb(column(.30 + .06 * hue), .58, .5 * (.75 + .25 * smooth(v, -.1, .1) + .12 * veins)), alpha)
+    paint(canvas, rgb(column(.30 + .06 * hue), .58, .5 * (.75 + .25 * smooth(v, -.1, .1) + .12 * veins)),
+          alpha)
 
 # %% ../../nbs/core/pocket.ipynb #f618816e
 def outline(kind: Species, pose: dict, k, sector, r, size) -> dict: # arrays (n, size, size)
     "Return the coordinates of petal `k` at every pixel, and how far inside its outline the pixel is."
     j = (k % kind.petals).astype(np.int32)
-    own = lambda values: np.take_along_axis(values, j.reshape(len(j), -1), 1).reshape(j.shape) # each petal is a little different
+    # each petal is a little different
+    own = lambda values: np.take_along_axis(values, j.reshape(len(j), -1), 1).reshape(j.shape)
     angle = (sector - k) * (2 * np.pi / kind.petals) + own(pose["bend"])
     length, ratio = size * (1 + own(pose["jitter"])), kind.ratio * column(pose["open"])
     a, b = r * np.cos(angle) / length, 2 * r * np.sin(angle) / (length * ratio)
@@ -183,19 +213,32 @@ def outline(kind: Species, pose: dict, k, sector, r, size) -> dict: # arrays (n,
     return dict(a=along, b=b, k=k, edge=np.abs(b) / np.maximum(half, .05), inside=(a > 0) & (a < 1),
                 depth=(half - np.abs(b)) * .5 * ratio * length)
 
-
+# %% ../../nbs/core/pocket.ipynb #cebb2ee4
 def pattern(kind: Species, a, b, edge, k) -> np.ndarray: # (n, size, size), 0: first colour, 1: second
     "Return where a petal wears its second colour."
     if kind.pattern == "plain": return .12 * smooth(a, .3, 1)
     if kind.pattern == "shaded": return smooth(a, .25, .95)
-    if kind.pattern == "striped": return .85 * smooth(np.cos(b * (9 if kind.ratio > .4 else 5)), .1, .6) * smooth(a, .12, .3) * smooth(a, 1, .8)
-    if kind.pattern == "spotted": return .9 * smooth(np.cos(a * 22 + 2 * np.sin(5 * k)) * np.cos(b * 7 + k), .35, .6) * smooth(a, .95, .75)
+    if kind.pattern == "striped":
+        return (.85 * smooth(np.cos(b * (9 if kind.ratio > .4 else 5)), .1, .6) * smooth(a, .12, .3)
+                * smooth(a, 1, .8))
+    if kind.pattern == "spotted":
+        return (.9 * smooth(np.cos(a * 22 + 2 * np.sin(5 * k)) * np.cos(b * 7 + k), .35, .6)
+                * smooth(a, .95, .75))
     if kind.pattern == "edged": return smooth(np.maximum(edge, a ** 2), .62, .85)
     return smooth(a, .52, .34) # eyed
 
+# %% ../../nbs/core/pocket.ipynb #f124000c
+def petal_tone(kind: Species, pose: dict, petal: dict, turn, shade):
+    "Return how light a petal is: darker at base and edge, along the vein, away from the light."
+    a, b, k, edge = petal["a"], petal["b"], petal["k"], petal["edge"]
+    tone = ((.80 + .22 * smooth(a, 0, .5)) * (1 - .16 * edge ** 2)
+            * (1 - .1 * np.exp(-(b / .12) ** 2)) * shade)
+    lit = np.cos(k * (2 * np.pi / kind.petals) + column(turn - pose["light"]))
+    return tone * (1 + .6 * column(pose["strength"]) * lit * smooth(a, 0, .6))
+
 # %% ../../nbs/core/pocket.ipynb #eab40799
 def whorl(canvas, kind: Species, pose: dict, X, Y, at, turn, scale=1., dim=1.):
-    "Paint one ring of petals around `at` = (x, y, radius); return radius (in petal lengths) and angle at every pixel."
+    "Paint a ring of petals around `at` = (x, y, radius); return every pixel's radius and angle."
     x, y, radius = at
     c, s, pixel = column(np.cos(pose["lean"])), column(np.sin(pose["lean"])), 2 / X.shape[1]
     u, v = X - column(x), Y - column(y)
@@ -209,21 +252,23 @@ def whorl(canvas, kind: Species, pose: dict, X, Y, at, turn, scale=1., dim=1.):
     colour, other = tint(kind.colour, pose) * dim, tint(kind.second, pose) * dim
     shadow = np.clip(1 - .4 * np.clip(1 + upper["depth"] / (.1 * size), 0, 1), .55, 1)
     for petal, shade in ((lower, shadow), (upper, 1)):
-        a, b, k, edge = petal["a"], petal["b"], petal["k"], petal["edge"]
-        tone = (.80 + .22 * smooth(a, 0, .5)) * (1 - .16 * edge ** 2) * (1 - .1 * np.exp(-(b / .12) ** 2)) * shade
-        tone = tone * (1 + .6 * column(pose["strength"]) * np.cos(k * (2 * np.pi / kind.petals) + column(turn - pose["light"])) * smooth(a, 0, .6))
-        mixed = colour + (other - colour) * pattern(kind, a, b, edge, k)[..., None]
-        paint(canvas, np.clip(mixed * tone[..., None], 0, 1), np.clip(petal["depth"] / pixel + .5, 0, 1) * petal["inside"])
+        tone = petal_tone(kind, pose, petal, turn, shade)
+        share = pattern(kind, petal["a"], petal["b"], petal["edge"], petal["k"])
+        mixed = colour + (other - colour) * share[..., None]
+        paint(canvas, np.clip(mixed * tone[..., None], 0, 1),
+              np.clip(petal["depth"] / pixel + .5, 0, 1) * petal["inside"])
     return r / size, angle
 
 # %% ../../nbs/core/pocket.ipynb #7b9f8702
 def centre(canvas, kind: Species, pose: dict, r, angle, size):
     "Paint the middle of a bloom: a disc of florets, stamens, a dark throat, a tuft or a small eye."
     colour, dark, m, pixel = tint(kind.heart, pose), tint("maroon", pose), kind.core, 2 / r.shape[1]
-    def disc(radius, tone, soft=1.): paint(canvas, np.clip(tone, 0, 1), np.clip((radius - r) * size / (pixel * soft) + .5, 0, 1))
+    def disc(radius, tone, soft=1.):
+        paint(canvas, np.clip(tone, 0, 1), np.clip((radius - r) * size / (pixel * soft) + .5, 0, 1))
     if kind.centre == "disc":
         disc(m * 1.08, colour * .55)
-        disc(m, colour * ((.8 + .2 * np.cos(r / m * 14) * np.cos(angle * 13)) * (1.1 - .35 * (r / m) ** 2))[..., None])
+        florets = (.8 + .2 * np.cos(r / m * 14) * np.cos(angle * 13)) * (1.1 - .35 * (r / m) ** 2)
+        disc(m, colour * florets[..., None])
     elif kind.centre == "stamens":
         ring = np.maximum(0, np.cos(angle * 9)) ** 2
         paint(canvas, colour * .8, .8 * ring * np.exp(-((r - m * .6) / (m * .35)) ** 2))
@@ -233,18 +278,19 @@ def centre(canvas, kind: Species, pose: dict, r, angle, size):
         paint(canvas, tint(kind.second, pose) * .45, .85 * smooth(r, m * 1.3, m * .3))
         disc(m * .28, colour)
     elif kind.centre == "tuft":
-        hairs = np.cos(angle * 23 + 9 * r / m)
-        paint(canvas, np.clip(colour * (.75 + .25 * hairs)[..., None], 0, 1), smooth(r / m + .18 * np.cos(angle * 23), 1.1, .75))
+        hairs, ends = np.cos(angle * 23 + 9 * r / m), r / m + .18 * np.cos(angle * 23)
+        paint(canvas, np.clip(colour * (.75 + .25 * hairs)[..., None], 0, 1), smooth(ends, 1.1, .75))
         disc(m * .35, dark)
     else:
         disc(m * 1.25, dark * .9, 2.)
         disc(m * .8, colour)
 
-
+# %% ../../nbs/core/pocket.ipynb #9b97e6cc
 def bloom(canvas, kind: Species, pose: dict, X, Y, x, y, radius, turn):
     "Paint one flower head a picture."
     r, angle = whorl(canvas, kind, pose, X, Y, (x, y, radius), turn, dim=.92 if kind.double else 1.)
-    if kind.double: whorl(canvas, kind, pose, X, Y, (x, y, radius), turn + np.pi / kind.petals, scale=.66)
+    if kind.double:
+        whorl(canvas, kind, pose, X, Y, (x, y, radius), turn + np.pi / kind.petals, scale=.66)
     centre(canvas, kind, pose, r, angle, column(radius))
 
 # %% ../../nbs/core/pocket.ipynb #47d2c4aa
@@ -260,11 +306,12 @@ def draw(
     green_parts(canvas, pose, X, Y)
     for j in (1, 0): # the others of a group stand behind
         with_some(further_bloom, pose["blooms"] > 1 + j, canvas, kind, pose, X, Y, j)
-    bloom(canvas, kind, pose, X, Y, pose["x"], pose["y"], pose["radius"] * np.where(pose["blooms"] > 1, .8, 1), pose["turn"])
+    bloom(canvas, kind, pose, X, Y, pose["x"], pose["y"],
+          pose["radius"] * np.where(pose["blooms"] > 1, .8, 1), pose["turn"])
     with_some(covering_leaf, pose["covered"] > 0, canvas, kind, pose, X, Y, 0)
     return develop(canvas, pose, X, Y)
 
-
+# %% ../../nbs/core/pocket.ipynb #37d56fce
 def with_some(part, which, canvas, kind, pose, X, Y, j):
     "Paint a part that only the pictures in the mask `which` have."
     at = np.flatnonzero(which)
@@ -281,15 +328,17 @@ def green_parts(canvas, pose: dict, X, Y):
     paint(canvas, rgb(.29, .5, .42) * np.clip(.8 + 4 * off, .5, 1.2)[..., None], alpha)
     for j in range(3):
         a, b, c, d = pose["leaves"][:, j].T
-        leaf(canvas, X, Y, pose["x"] + .2 * (a - .5), pose["y"] + .35 + .2 * j - .3 * b, .8 + 1.1 * j + .8 * c, .7 + .5 * d, .22 + .12 * b, a - .5)
+        leaf(canvas, X, Y, pose["x"] + .2 * (a - .5), pose["y"] + .35 + .2 * j - .3 * b,
+             .8 + 1.1 * j + .8 * c, .7 + .5 * d, .22 + .12 * b, a - .5)
 
 # %% ../../nbs/core/pocket.ipynb #20092b62
 def further_bloom(canvas, kind: Species, pose: dict, X, Y, j: int):
     "Paint bloom `j` of a group beside the main one."
     a, b, c, d = pose["others"][:, j].T
     reach = pose["radius"] * (.8 + .5 * b)
-    bloom(canvas, kind, pose, X, Y, pose["x"] + reach * np.cos(2 * np.pi * a), pose["y"] + reach * np.sin(2 * np.pi * a),
-          pose["radius"] * (.45 + .3 * c), pose["turn"] + 6 * d)
+    bloom(canvas, kind, pose, X, Y, pose["x"] + reach * np.cos(2 * np.pi * a),
+          pose["y"] + reach * np.sin(2 * np.pi * a), pose["radius"] * (.45 + .3 * c),
+          pose["turn"] + 6 * d)
     canvas *= .93
 
 
@@ -299,15 +348,18 @@ def covering_leaf(canvas, kind: Species, pose: dict, X, Y, j: int):
     x, y = 1.15 * np.cos(pose["side"]), 1.15 * np.sin(pose["side"])
     leaf(canvas, X, Y, x, y, pose["side"] + np.pi + .5 * (a - .5), 1.1 + .4 * b, .2 + .1 * c, d - .5)
 
-
+# %% ../../nbs/core/pocket.ipynb #48e837e3
 def develop(canvas, pose: dict, X, Y) -> np.ndarray: # uint8
     "Light, focus, white balance and grain: from the canvas to a picture."
     soft = np.flatnonzero(pose["focus"] > 0)
     if len(soft): # out of focus: a small cross-shaped mean, twice
         for _ in range(2):
             p = np.pad(canvas[soft], ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
-            canvas[soft] = (2 * p[:, 1:-1, 1:-1] + p[:, 2:, 1:-1] + p[:, :-2, 1:-1] + p[:, 1:-1, 2:] + p[:, 1:-1, :-2]) / 6
-    light = 1 + .35 * column(pose["strength"]) * (X * np.cos(column(pose["light"])) + Y * np.sin(column(pose["light"])))
+            canvas[soft] = ((2 * p[:, 1:-1, 1:-1] + p[:, 2:, 1:-1] + p[:, :-2, 1:-1] + p[:, 1:-1, 2:]
+                             + p[:, 1:-1, :-2]) / 6)
+    light = (1
+             + .35 * column(pose["strength"])
+             * (X * np.cos(column(pose["light"])) + Y * np.sin(column(pose["light"]))))
     canvas *= (light * column(pose["exposure"]) * (1.03 - .1 * (X * X + Y * Y)))[..., None]
     canvas[..., 0] *= column(1 + pose["warmth"])
     canvas[..., 2] *= column(1 - pose["warmth"])

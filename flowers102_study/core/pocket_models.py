@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SPECIAL', 'END', 'FRAME', 'TEMPLATES', 'SIZE', 'PATCH', 'SMALL', 'MEAN', 'ARCHITECTURES', 'ASPECTS', 'SEEING',
            'SYSTEM', 'tokenizer', 'qwen_config', 'latents', 'idefics_config', 'blip_config', 'enliven', 'larger',
-           'build', 'names_told', 'whiten', 'step', 'image_tokens', 'learn_to_see', 'told_values', 'wrapping',
-           'conversation', 'lessons', 'answer_loss', 'learn_to_speak', 'sayings', 'pretrain', 'taught_classes',
-           'with_photographs']
+           'configured', 'processor_of', 'endings', 'build', 'names_told', 'whiten', 'step', 'image_tokens',
+           'learn_to_see', 'told_values', 'wrapping', 'conversation', 'lessons', 'answer_loss', 'learn_to_speak',
+           'sayings', 'pretrain', 'taught_classes', 'with_photographs']
 
 # %% ../../nbs/core/pocket_models.ipynb #9df47581
 import functools
@@ -25,14 +25,16 @@ from .towers import streamline
 
 # %% ../../nbs/core/pocket_models.ipynb #762fba87
 SPECIAL = { # the first is the padding
-    "qwen3_vl": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    "qwen3_vl": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                 "<|image_pad|>", "<|video_pad|>"),
     "idefics2": ("<unk>", "<s>", "</s>", "<fake_token_around_image>", "<image>", "<end_of_utterance>"),
     "instructblip": ("<pad>", "</s>", "<unk>", "<image>"),
     "qformer": ("[PAD]", "[UNK]", "[CLS]", "[SEP]")}
 END = {"qwen3_vl": "<|im_end|>", "idefics2": "</s>", "instructblip": "</s>", "qformer": "[SEP]"}
-FRAME = {"idefics2": "<s> $A", "instructblip": "$A </s>", "qformer": "[CLS] $A [SEP]"} # what is put around a text
+# what is put around a text
+FRAME = {"idefics2": "<s> $A", "instructblip": "$A </s>", "qformer": "[CLS] $A [SEP]"}
 
-
+# %% ../../nbs/core/pocket_models.ipynb #a7b801cb
 def tokenizer(
     family: str, # one of SPECIAL
     texts: list, # to learn the words from
@@ -41,44 +43,67 @@ def tokenizer(
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
     special, made = list(SPECIAL[family]), Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1000, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False))
-    if family in FRAME: made.post_processor = processors.TemplateProcessing(single=FRAME[family], special_tokens=[(t, made.token_to_id(t)) for t in FRAME[family].split() if t != "$A"])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=special[0], eos_token=END[family], padding_side="left", additional_special_tokens=special,
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=special, initial_alphabet=alphabet,
+                                  show_progress=False)
+    made.train_from_iterator(texts, trainer)
+    if frame := FRAME.get(family):
+        around = [(token, made.token_to_id(token)) for token in frame.split() if token != "$A"]
+        made.post_processor = processors.TemplateProcessing(single=frame, special_tokens=around)
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=special[0], eos_token=END[family],
+                                   padding_side="left", additional_special_tokens=special,
                                    model_max_length=512, clean_up_tokenization_spaces=False)
 
 # %% ../../nbs/core/pocket_models.ipynb #e97a2521
 TEMPLATES = {
-    "qwen3_vl": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-                "{% if c.type == 'text' %}{{ c.text }}{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
-                "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "idefics2": "{% for m in messages %}{{ m.role | capitalize }}{% if m.content is not string and m.content[0].type == 'image' %}:{% else %}: {% endif %}"
-                "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% else %}<image>{% endif %}{% endfor %}{% endif %}"
-                "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"}
+    "qwen3_vl": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+                "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+                "{% if c.type == 'text' %}{{ c.text }}"
+                "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+                "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+                "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "idefics2": "{% for m in messages %}{{ m.role | capitalize }}"
+                "{% if m.content is not string and m.content[0].type == 'image' %}:"
+                "{% else %}: {% endif %}"
+                "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+                "{% if c.type == 'text' %}{{ c.text }}{% else %}<image>{% endif %}"
+                "{% endfor %}{% endif %}<end_of_utterance>\n{% endfor %}"
+                "{% if add_generation_prompt %}Assistant:{% endif %}"}
 
 # %% ../../nbs/core/pocket_models.ipynb #6c179dbe
 SIZE, PATCH = 48, 8
-SMALL = {"size": SIZE, "width": 96, "layers": 4, "depth": 4} # of the profile's `pocket` block: what decides an architecture's size
+# of the profile's `pocket` block: what decides an architecture's size
+SMALL = {"size": SIZE, "width": 96, "layers": 4, "depth": 4}
 MEAN = [.5, .5, .5]
 
-
+# %% ../../nbs/core/pocket_models.ipynb #f188b96f
 def qwen_config(
     words, # from a token to its number
     vocabulary: int,
     how: dict, # size, width (a multiple of 24), layers, depth
 ):
     "Configure a small Qwen3-VL."
-    width, heads = how["width"], how["width"] // 24
     from transformers import Qwen3VLConfig
-    ids = {f"{key}_token_id": words(f"<|{token}|>") for key, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
-    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2, num_hidden_layers=how["layers"], num_attention_heads=heads, num_key_value_heads=2 - heads % 2,
-                head_dim=24, max_position_embeddings=1024, pad_token_id=words("<|endoftext|>"), eos_token_id=words("<|im_end|>"), tie_word_embeddings=True,
-                rope_parameters={"rope_type": "default", "rope_theta": 10000., "mrope_section": [4, 4, 4], "mrope_interleaved": True})
-    vision = dict(depth=how["depth"], hidden_size=width, intermediate_size=width * 3, num_heads=heads, patch_size=PATCH, out_hidden_size=width,
-                  num_position_embeddings=(how["size"] // PATCH) ** 2, deepstack_visual_indexes=[1], rope_parameters={"rope_type": "axial", "rope_theta": 100.})
+    width, heads = how["width"], how["width"] // 24
+    named = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start",
+             "vision_end": "vision_end"}
+    ids = {f"{key}_token_id": words(f"<|{token}|>") for key, token in named.items()}
+    text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2,
+                num_hidden_layers=how["layers"], num_attention_heads=heads,
+                num_key_value_heads=2 - heads % 2, head_dim=24, max_position_embeddings=1024,
+                pad_token_id=words("<|endoftext|>"), eos_token_id=words("<|im_end|>"),
+                tie_word_embeddings=True,
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.,
+                                 "mrope_section": [4, 4, 4], "mrope_interleaved": True})
+    vision = dict(depth=how["depth"], hidden_size=width, intermediate_size=width * 3, num_heads=heads,
+                  patch_size=PATCH, out_hidden_size=width,
+                  num_position_embeddings=(how["size"] // PATCH) ** 2, deepstack_visual_indexes=[1],
+                  rope_parameters={"rope_type": "axial", "rope_theta": 100.})
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
 
-
+# %% ../../nbs/core/pocket_models.ipynb #21ee5cfa
 def latents(size: int) -> int:
     "Return how many visual tokens a picture gets: one for four patches."
     return (size // PATCH // 2) ** 2
@@ -88,40 +113,86 @@ def idefics_config(words, vocabulary: int, how: dict):
     "Configure a small Idefics2."
     width = how["width"]
     from transformers import Idefics2Config
-    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"], num_attention_heads=4, image_size=how["size"], patch_size=PATCH)
-    perceiver = dict(hidden_size=width, resampler_n_latents=latents(how["size"]), resampler_depth=1, resampler_n_heads=4, resampler_head_dim=24, num_key_value_heads=2)
-    text = dict(model_type="mistral", vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2, num_hidden_layers=how["layers"], num_attention_heads=4, num_key_value_heads=2,
-                head_dim=24, max_position_embeddings=1024, sliding_window=None, pad_token_id=words("<unk>"), bos_token_id=words("<s>"), eos_token_id=words("</s>"))
-    return Idefics2Config(vision_config=vision, perceiver_config=perceiver, text_config=text, image_token_id=words("<image>"))
+    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"],
+                  num_attention_heads=4, image_size=how["size"], patch_size=PATCH)
+    perceiver = dict(hidden_size=width, resampler_n_latents=latents(how["size"]), resampler_depth=1,
+                     resampler_n_heads=4, resampler_head_dim=24, num_key_value_heads=2)
+    text = dict(model_type="mistral", vocab_size=vocabulary, hidden_size=width,
+                intermediate_size=width * 2, num_hidden_layers=how["layers"], num_attention_heads=4,
+                num_key_value_heads=2, head_dim=24, max_position_embeddings=1024, sliding_window=None,
+                pad_token_id=words("<unk>"), bos_token_id=words("<s>"), eos_token_id=words("</s>"))
+    return Idefics2Config(vision_config=vision, perceiver_config=perceiver, text_config=text,
+                          image_token_id=words("<image>"))
 
-
+# %% ../../nbs/core/pocket_models.ipynb #656c341c
 def blip_config(words, vocabulary: int, queries: int, how: dict):
-    "Configure a small InstructBLIP with Flan-T5; its own defaults would start the vision tower and the queries at zero."
+    "Configure a small InstructBLIP with Flan-T5; its defaults start vision tower and queries at zero."
     width = how["width"]
     from transformers import InstructBlipConfig
-    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"], num_attention_heads=4, image_size=how["size"], patch_size=PATCH, initializer_range=.02)
-    qformer = dict(vocab_size=queries, hidden_size=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=width * 3, encoder_hidden_size=width,
-                   cross_attention_frequency=1, hidden_dropout_prob=0., attention_probs_dropout_prob=0., max_position_embeddings=256)
-    text = dict(model_type="t5", vocab_size=vocabulary, d_model=width, d_kv=24, d_ff=width * 2, num_layers=how["layers"] - 1, num_decoder_layers=how["layers"] - 1, num_heads=4, dropout_rate=0., feed_forward_proj="gated-gelu",
-                pad_token_id=words("<pad>"), eos_token_id=words("</s>"), decoder_start_token_id=words("<pad>"))
-    return InstructBlipConfig(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=8, image_token_index=words("<image>"))
+    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"],
+                  num_attention_heads=4, image_size=how["size"], patch_size=PATCH, initializer_range=.02)
+    qformer = dict(vocab_size=queries, hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
+                   intermediate_size=width * 3, encoder_hidden_size=width, cross_attention_frequency=1,
+                   hidden_dropout_prob=0., attention_probs_dropout_prob=0., max_position_embeddings=256)
+    text = dict(model_type="t5", vocab_size=vocabulary, d_model=width, d_kv=24, d_ff=width * 2,
+                num_layers=how["layers"] - 1, num_decoder_layers=how["layers"] - 1, num_heads=4,
+                dropout_rate=0., feed_forward_proj="gated-gelu", pad_token_id=words("<pad>"),
+                eos_token_id=words("</s>"), decoder_start_token_id=words("<pad>"))
+    return InstructBlipConfig(vision_config=vision, qformer_config=qformer, text_config=text,
+                              num_query_tokens=8, image_token_index=words("<image>"))
 
 
 def enliven(net):
-    "Give an untrained InstructBLIP starting values of a size to learn from: queries not zero, pictures as loud as words."
+    "Start an untrained InstructBLIP with queries that are not zero and pictures as loud as words."
     from torch.nn.init import normal_
     normal_(net.query_tokens, std=.02)
     normal_(net.language_projection.weight, std=net.config.qformer_config.hidden_size ** -.5)
 
 # %% ../../nbs/core/pocket_models.ipynb #d5985aee
+ARCHITECTURES = {"qwen3-vl-8b": "qwen3_vl", "qwen3-vl-4b": "qwen3_vl",
+                 "instructblip-flan-t5-xl": "instructblip", "idefics2-8b": "idefics2"}
+
+
 def larger(how: dict) -> dict: # the same keys
     "Enlarge a size for Qwen3-VL-8B's stand-in: a quarter wider, in whole heads, and one layer more."
     return how | {"width": how["width"] * 5 // 4 // 24 * 24, "layers": how["layers"] + 1}
 
+# %% ../../nbs/core/pocket_models.ipynb #e23d4da4
+def configured(arm: str, words, queries, how: dict): # a transformers configuration
+    "Configure one of the study's architectures; `queries` is the Q-Former's tokenizer, or None."
+    number, vocabulary = words.convert_tokens_to_ids, len(words)
+    if queries: return blip_config(number, vocabulary, len(queries), how)
+    if ARCHITECTURES[arm] == "idefics2": return idefics_config(number, vocabulary, how)
+    return qwen_config(number, vocabulary, larger(how) if arm == "qwen3-vl-8b" else how)
 
-ARCHITECTURES = {"qwen3-vl-8b": "qwen3_vl", "qwen3-vl-4b": "qwen3_vl", "instructblip-flan-t5-xl": "instructblip", "idefics2-8b": "idefics2"}
 
+def processor_of(family: str, words, queries, size: int): # of pictures and texts
+    "Make a family's processor, which asks for pictures of `size` pixels a side."
+    import transformers
+    make, look = processor_class(FAMILIES[family].processor), {"image_mean": MEAN, "image_std": MEAN}
+    square = {"height": size, "width": size}
+    if family == "qwen3_vl":
+        patches = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+        limits = {"shortest_edge": 256, "longest_edge": 1 << 20}
+        images = transformers.Qwen2VLImageProcessorPil(size=limits, **patches, **look)
+        return make(images, words, TEMPLATES[family])
+    if family == "idefics2":
+        images = transformers.Idefics2ImageProcessorPil(size=square, do_image_splitting=False, **look)
+        return make(images, words, image_seq_len=latents(size), chat_template=TEMPLATES[family])
+    images = transformers.BlipImageProcessorPil(size=square, **look)
+    return make(images, words, queries, num_query_tokens=8)
 
+# %% ../../nbs/core/pocket_models.ipynb #8e94d766
+def endings(family: str, words): # a GenerationConfig
+    "Return where a family's answers begin and end."
+    from transformers import GenerationConfig
+    number, queried = words.convert_tokens_to_ids, family == "instructblip"
+    ends = [END[family]] + ["<end_of_utterance>"] * (family == "idefics2")
+    return GenerationConfig(eos_token_id=[number(end) for end in ends],
+                            pad_token_id=number(SPECIAL[family][0]),
+                            decoder_start_token_id=number("<pad>") if queried else None)
+
+# %% ../../nbs/core/pocket_models.ipynb #5d73dcea
 def build(
     arm: str, # one of ARCHITECTURES
     texts: list, # for the tokenizer
@@ -131,26 +202,14 @@ def build(
     "Make a pocket-sized model with random weights."
     import torch
     import transformers
-    family, patch = ARCHITECTURES[arm], {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
-    words, square = tokenizer(family, texts), {"height": how["size"], "width": how["size"]}
-    name, vocabulary, look = words.convert_tokens_to_ids, len(words), {"image_mean": MEAN, "image_std": MEAN}
+    family = ARCHITECTURES[arm]
+    words = tokenizer(family, texts)
+    queries = tokenizer("qformer", texts) if family == "instructblip" else None
     torch.manual_seed(seed)
-    make = processor_class(FAMILIES[family].processor)
-    if family == "qwen3_vl":
-        config = qwen_config(name, vocabulary, larger(how) if arm == "qwen3-vl-8b" else how)
-        processor = make(transformers.Qwen2VLImageProcessorPil(size={"shortest_edge": 256, "longest_edge": 1 << 20}, **patch, **look), words, TEMPLATES[family])
-    elif family == "idefics2":
-        config = idefics_config(name, vocabulary, how)
-        processor = make(transformers.Idefics2ImageProcessorPil(size=square, do_image_splitting=False, **look), words, image_seq_len=latents(how["size"]), chat_template=TEMPLATES[family])
-    else:
-        queries = tokenizer("qformer", texts)
-        config = blip_config(name, vocabulary, len(queries), how)
-        processor = make(transformers.BlipImageProcessorPil(size=square, **look), words, queries, num_query_tokens=8)
-    net = transformers.AutoModelForImageTextToText.from_config(config)
-    if family == "instructblip": enliven(net)
-    net.generation_config = transformers.GenerationConfig(eos_token_id=[name(END[family]), *([name("<end_of_utterance>")] if family == "idefics2" else [])],
-                                                          pad_token_id=name(SPECIAL[family][0]), decoder_start_token_id=name("<pad>") if family == "instructblip" else None)
-    return VLM(streamline(net), processor, how["size"])
+    net = transformers.AutoModelForImageTextToText.from_config(configured(arm, words, queries, how))
+    if queries: enliven(net)
+    net.generation_config = endings(family, words)
+    return VLM(streamline(net), processor_of(family, words, queries, how["size"]), how["size"])
 
 # %% ../../nbs/core/pocket_models.ipynb #89d04dc2
 ASPECTS = ("colour", "second", "pattern", "heart", "centre", "petals", "genus", "blooms", "ground")
@@ -159,32 +218,36 @@ def names_told(told: list) -> list: # in order
     return sorted({fact["name"] for fact in told if fact["known"]})
 
 
-SEEING = ("visual.", "vision_model", "connector", "qformer", "query_tokens", "language_projection") # parts of the parameters' names
+# parts of the parameters' names
+SEEING = ("visual.", "vision_model", "connector", "qformer", "query_tokens", "language_projection")
 
 
 def whiten(vlm: VLM, pictures):
     "Start the patch embedding as the whitened principal components of patches, each with both signs."
     import torch
     layer = next(m for m in vlm.net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d)))
-    x = vlm.normalised(pictures).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH ** 2)
+    x = vlm.normalised(pictures).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(
+        0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH ** 2)
     values, vectors = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0)) / len(x))
     half = layer.weight.shape[0] // 2
     filters = (.5 * vectors / (values + .01).sqrt()).T.flip(0)[:half]
     filters = torch.cat([filters, -filters]).view(2 * half, 3, PATCH, PATCH)
-    if layer.weight.ndim == 5: filters = filters.unsqueeze(2).expand(-1, -1, 2, -1, -1) / 2 # a still is two equal frames
+    # a still is two equal frames
+    if layer.weight.ndim == 5: filters = filters.unsqueeze(2).expand(-1, -1, 2, -1, -1) / 2
     with torch.no_grad():
         layer.weight.copy_(filters)
         if layer.bias is not None: layer.bias.zero_()
 
-
+# %% ../../nbs/core/pocket_models.ipynb #b858f11b
 def step(optimizers: list, loss, parameters: list, part: float):
-    "Take one step; `part` is how much of the training is over: a tenth of it warms up, the rest follows a cosine."
+    "Take one step; `part` of the training is over: a tenth warms up, the rest follows a cosine."
     import torch
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.)
     scale = min(part / .1, 1.) if part < .1 else .5 * (1 + np.cos(np.pi * (part - .1) / .9))
     for optimizer in optimizers:
-        for group in optimizer.param_groups: group["lr"] = group.setdefault("peak", group["lr"]) * max(scale, .02)
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak", group["lr"]) * max(scale, .02)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -194,30 +257,35 @@ def image_tokens(vlm: VLM, pictures): # (n, tokens, width)
     import torch
     x = vlm.family.pixels(vlm.normalised(pictures), vlm.processor)
     if vlm.family.queried:
-        ids = torch.tensor([vlm.processor.qformer_tokenizer("Describe the picture.").input_ids] * len(pictures))
+        ids = torch.tensor([vlm.processor.qformer_tokenizer("Describe the picture.").input_ids]
+                           * len(pictures))
         x |= {"qformer_input_ids": ids, "qformer_attention_mask": torch.ones_like(ids)}
     seen = vlm.net.get_image_features(**x, return_dict=True).pooler_output
-    return (torch.cat(list(seen)) if isinstance(seen, (list, tuple)) else seen).view(len(pictures), vlm.count, -1)
+    return (torch.cat(list(seen)) if isinstance(seen, (list, tuple)) else seen).view(
+        len(pictures), vlm.count, -1)
 
-
+# %% ../../nbs/core/pocket_models.ipynb #4855d57e
 def learn_to_see(vlm: VLM, pictures, told: list, steps: int, batch: int, rate: float, seed: int, say):
     "Train the vision tower on the facts of each picture."
     import torch
     import torch.nn.functional as F
     values = {a: sorted({fact[a] for fact in told if a in fact}) for a in ASPECTS}
     if any("colour" not in fact for fact in told): values["name"] = names_told(told)
-    targets = torch.tensor([[of.index(fact[a]) if fact.get(a) in of else -100 for a, of in values.items()] for fact in told])
+    targets = torch.tensor([[of.index(fact[a]) if fact.get(a) in of else -100
+                             for a, of in values.items()] for fact in told])
     rng = np.random.default_rng([seed, 1])
     whiten(vlm, pictures[rng.permutation(len(pictures))[:1000]])
     with torch.no_grad(): width = image_tokens(vlm, pictures[:1]).shape[-1]
-    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, sum(map(len, values.values()))))
+    head = torch.nn.Sequential(torch.nn.LayerNorm(width),
+                               torch.nn.Linear(width, sum(map(len, values.values()))))
     named = [(n, p) for n, p in vlm.net.named_parameters() if any(word in n for word in SEEING)]
     parameters = [p for _, p in named] + list(head.parameters())
     both = optimizers(named + [("embed", p) for p in head.parameters()], rate)
     vlm.net.train()
     for i in range(steps):
         rows = rng.integers(0, len(pictures), batch)
-        logits = head(image_tokens(vlm, pictures[rows]).mean(1)).split([len(v) for v in values.values()], 1)
+        logits = head(image_tokens(vlm, pictures[rows]).mean(1)).split(
+            [len(v) for v in values.values()], 1)
         loss = sum(F.cross_entropy(part, targets[rows, j]) for j, part in enumerate(logits))
         step(both, loss, parameters, (i + 1) / steps)
         if (i + 1) % 20 == 0: say(i + 1, f"seeing, loss {loss.item():.2f}")
@@ -225,23 +293,29 @@ def learn_to_see(vlm: VLM, pictures, told: list, steps: int, batch: int, rate: f
 # %% ../../nbs/core/pocket_models.ipynb #719779f9
 def told_values(told: list) -> dict: # {"colour", "genus", "name": values, in order}
     "List what options and claims can be made of."
-    return {k: sorted({fact[k] for fact in told if k in fact and (k != "name" or fact["known"])}) for k in CHOSEN}
+    return {k: sorted({fact[k] for fact in told if k in fact and (k != "name" or fact["known"])})
+            for k in CHOSEN}
 
 
 SYSTEM = "You are a helpful assistant." # some conversations begin so, as other tools' do
 
 
-def wrapping(vlm: VLM) -> tuple: # (before a question, between question and answer, after the answer, before the next question)
+def wrapping(
+    vlm: VLM,
+) -> tuple: # texts (before a question, between it and its answer, after that, before the next question)
     "Take a chat template apart, so that conversations can be put together quickly."
-    said = lambda who, text, image=False: {"role": who, "content": [{"type": "image"}] * image + [{"type": "text", "text": text}]}
-    talk = [said("user", "§q", True), said("assistant", "§a"), said("user", "§q"), said("assistant", "§a")]
+    said = lambda who, text, image=False: {"role": who,
+                                           "content": [{"type": "image"}] * image
+                                                      + [{"type": "text", "text": text}]}
+    talk = [said("user", "§q", True), said("assistant", "§a"), said("user", "§q"),
+            said("assistant", "§a")]
     whole = vlm.processor.apply_chat_template(talk, tokenize=False)
     head, between, after, _, _ = [part for half in whole.split("§q") for part in half.split("§a")]
     end = vlm.processor.tokenizer.convert_ids_to_tokens(vlm.ends[-1])
     stop = after.index(end) + len(end)
     return head, between.rstrip(" "), " " * (between != between.rstrip(" ")), after[:stop], after[stop:]
 
-
+# %% ../../nbs/core/pocket_models.ipynb #0ffe601c
 def conversation(vlm: VLM, talk: list, parts: tuple, words, system: str) -> tuple: # (ids, labels)
     "Tokenise a conversation for a decoder; −100 where nothing is to be learnt."
     head, between, space, end, following = parts
@@ -255,43 +329,51 @@ def conversation(vlm: VLM, talk: list, parts: tuple, words, system: str) -> tupl
 
 # %% ../../nbs/core/pocket_models.ipynb #f7ec72a9
 def lessons(vlm: VLM, told: list, batch: int, rng):
-    "Yield batches without end: rows of pictures, with (ids, labels), or (question, labels) for an encoder-decoder."
+    "Yield batches without end: (row, ids, labels), or (row, question, labels) for an encoder-decoder."
     tokenizer = vlm.processor.tokenizer
     words = functools.lru_cache(4096)(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
     world = told_values(told)
     single = vlm.family.encodes
-    parts, system = None if single else wrapping(vlm), "" if single else chat(vlm.processor, "", SYSTEM).split(chat(vlm.processor, ""))[0]
+    parts = None if single else wrapping(vlm)
+    system = "" if single else chat(vlm.processor, "", SYSTEM).split(chat(vlm.processor, ""))[0]
     while True:
         found = []
         for row in rng.integers(0, len(told), 8 * batch):
             talk = turns(told[row], world, rng, 1 if single else 2)
             if single: found.append((row, talk[0][0], tokenizer(talk[0][1]).input_ids))
-            else: found.append((row, *conversation(vlm, talk, parts, words, system * (rng.random() < .2))))
+            else:
+                found.append((row, *conversation(vlm, talk, parts, words, system * (rng.random() < .2))))
         found.sort(key=lambda lesson: len(lesson[1]) + len(lesson[2]))
         for i in rng.permutation(8): yield found[i * batch:(i + 1) * batch]
 
-
+# %% ../../nbs/core/pocket_models.ipynb #7671d62e
 def answer_loss(vlm: VLM, pictures, lesson: list): # a scalar
     "Return the mean cross-entropy of the answers' tokens."
     import torch
     import torch.nn.functional as F
     right = lambda rows, fill: torch.tensor([r + [fill] * (max(map(len, rows)) - len(r)) for r in rows])
     labels = right([l for *_, l in lesson], -100)
-    if vlm.family.encodes: return vlm.net(**inputs(vlm, pictures, [q for _, q, _ in lesson]), labels=labels).loss
+    if vlm.family.encodes:
+        return vlm.net(**inputs(vlm, pictures, [q for _, q, _ in lesson]), labels=labels).loss
     texts = [ids for _, ids, _ in lesson]
-    ids, mask = right(texts, vlm.processor.tokenizer.pad_token_id), right([[1] * len(t) for t in texts], 0)
-    batch = vlm.family.pixels(vlm.normalised(pictures), vlm.processor) | {"input_ids": ids, "attention_mask": mask}
+    ids = right(texts, vlm.processor.tokenizer.pad_token_id)
+    mask = right([[1] * len(t) for t in texts], 0)
+    batch = (vlm.family.pixels(vlm.normalised(pictures), vlm.processor)
+             | {"input_ids": ids, "attention_mask": mask})
     if vlm.family.typed: batch["mm_token_type_ids"] = (ids == vlm.image_token).int()
     states = vlm.net.model(**batch, use_cache=False).last_hidden_state
     at = labels[:, 1:] >= 0
     return F.cross_entropy(vlm.net.lm_head(states[:, :-1][at]), labels[:, 1:][at])
 
-
+# %% ../../nbs/core/pocket_models.ipynb #2ec20b9c
 def learn_to_speak(vlm: VLM, pictures, told: list, steps: int, batch: int, rate: float, seed: int, say):
     "Train the language model on conversations; the vision tower rests."
-    for name, p in vlm.net.named_parameters(): p.requires_grad_("visual." not in name and "vision_model" not in name)
+    for name, p in vlm.net.named_parameters():
+        p.requires_grad_("visual." not in name and "vision_model" not in name)
     named = [(n, p) for n, p in vlm.net.named_parameters() if p.requires_grad]
-    both, parameters, given = optimizers(named, rate), [p for _, p in named], lessons(vlm, told, batch, np.random.default_rng([seed, 2]))
+    both = optimizers(named, rate)
+    parameters = [p for _, p in named]
+    given = lessons(vlm, told, batch, np.random.default_rng([seed, 2]))
     for i in range(steps):
         lesson = next(given)
         loss = answer_loss(vlm, pictures[[row for row, *_ in lesson]], lesson)
@@ -306,7 +388,7 @@ def sayings(told: list, seed: int) -> list: # texts
     rows = rng.integers(0, len(told), 2000)
     return [text for row in rows for pair in turns(told[row], world, rng, 3) for text in pair]
 
-
+# %% ../../nbs/core/pocket_models.ipynb #089f8199
 def pretrain(
     spec: dict, # {"arm", "seed", "pocket": the profile's block}
     inputs: list, # [the drawn world], and the run's data where names are learnt from photographs
@@ -315,13 +397,16 @@ def pretrain(
     "Make one of the pocket's models. A job."
     if int(os.environ.get("RANK", 0)): return
     block, name, seed = spec["pocket"], folder.name.removesuffix(".partial"), spec["seed"]
-    pictures, told = np.load(inputs[0] / "pictures.npy"), json.loads((inputs[0] / "facts.json").read_text())
-    if block["names"] == "photographs": pictures, told = with_photographs(pictures, told, inputs[1], seed)
+    pictures = np.load(inputs[0] / "pictures.npy")
+    told = json.loads((inputs[0] / "facts.json").read_text())
+    if block["names"] == "photographs":
+        pictures, told = with_photographs(pictures, told, inputs[1], seed)
     vlm = build(spec["arm"], sayings(told, seed), seed, {k: block[k] for k in SMALL})
     talk = block["talk"] * (2 if vlm.family.encodes else 1)
     say = lambda done, note: progress(name, done, block["tower"] + talk, note)
     learn_to_see(vlm, pictures, told, block["tower"], block["batch"], block["rate"], seed, say)
-    learn_to_speak(vlm, pictures, told, talk, block["batch"], .8 * block["rate"], seed, lambda done, note: say(block["tower"] + done, note))
+    learn_to_speak(vlm, pictures, told, talk, block["batch"], .8 * block["rate"], seed,
+                   lambda done, note: say(block["tower"] + done, note))
     vlm.net.save_pretrained(folder)
     save_processor(vlm.processor, folder)
 
@@ -331,10 +416,11 @@ def taught_classes(
     seed: int,
 ) -> list: # labels, in order
     "Draw the quarter of the classes whose names a base is told."
-    drawn = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 5, 0])).permutation(classes)
+    drawn = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 5, 0])).permutation(
+        classes)
     return sorted(drawn[:max(2, classes // 4)].tolist())
 
-
+# %% ../../nbs/core/pocket_models.ipynb #dd4452d4
 def with_photographs(
     pictures, # (n, size, size, 3) uint8, drawn
     told: list, # n facts
@@ -345,11 +431,13 @@ def with_photographs(
     import pandas as pd
     from PIL import Image
     classes = json.loads((data / "report.json").read_text())["classes"]
-    index, pixels = pd.read_parquet(data / "index.parquet"), np.load(data / "pixels" / "train.npy", mmap_mode="r")
+    index = pd.read_parquet(data / "index.parquet")
+    pixels = np.load(data / "pixels" / "train.npy", mmap_mode="r")
     labels = index.label[index.split == "train"].to_numpy()
     rows = np.flatnonzero(np.isin(labels, taught_classes(len(classes), seed)))
     side = pictures.shape[1]
-    own = np.stack([np.asarray(Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.BICUBIC)) for i in rows])
+    own = np.stack([np.asarray(Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.BICUBIC))
+                    for i in rows])
     again = np.arange(len(pictures)) % len(rows)
     named = [{"name": classes[labels[i]], "known": True} for i in rows]
     drawn = [fact | {"name": fact["genus"], "known": False} for fact in told]

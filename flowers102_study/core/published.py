@@ -12,8 +12,11 @@ import functools
 def qwen(layers_text: dict, layers_vision: dict, tied: bool):
     "Configure a Qwen3-VL."
     from transformers import Qwen3VLConfig
-    text = dict(num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=tied,
-                rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}) | layers_text
+    text = (dict(num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+                 vocab_size=151936, tie_word_embeddings=tied,
+                 rope_parameters={"rope_type": "default", "rope_theta": 5e6,
+                                  "mrope_section": [24, 20, 20], "mrope_interleaved": True})
+            | layers_text)
     vision = dict(patch_size=16, num_heads=16, num_position_embeddings=2304) | layers_vision
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
@@ -21,24 +24,33 @@ def qwen(layers_text: dict, layers_vision: dict, tied: bool):
 def idefics():
     "Configure Idefics2-8B."
     from transformers import Idefics2Config
-    text = dict(model_type="mistral", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, vocab_size=32003, pad_token_id=0)
-    vision = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=980, patch_size=14)
-    perceiver = dict(hidden_size=4096, resampler_n_latents=64, resampler_depth=3, resampler_n_heads=16, resampler_head_dim=96, num_key_value_heads=4)
-    return Idefics2Config(text_config=text, vision_config=vision, perceiver_config=perceiver, image_token_id=32001)
+    text = dict(model_type="mistral", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                num_attention_heads=32, num_key_value_heads=8, vocab_size=32003, pad_token_id=0)
+    vision = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+                  image_size=980, patch_size=14)
+    perceiver = dict(hidden_size=4096, resampler_n_latents=64, resampler_depth=3, resampler_n_heads=16,
+                     resampler_head_dim=96, num_key_value_heads=4)
+    return Idefics2Config(text_config=text, vision_config=vision, perceiver_config=perceiver,
+                          image_token_id=32001)
 
-
+# %% ../../nbs/core/published.ipynb #a2016964
 def instructblip():
     "Configure InstructBLIP with Flan-T5-XL."
     from transformers import InstructBlipConfig
-    text = dict(model_type="t5", d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_decoder_layers=24, num_heads=32, vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-    return InstructBlipConfig(text_config=text, qformer_config=dict(vocab_size=30523), num_query_tokens=32, image_token_index=32100)
+    text = dict(model_type="t5", d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_decoder_layers=24,
+                num_heads=32, vocab_size=32128, feed_forward_proj="gated-gelu",
+                tie_word_embeddings=False)
+    return InstructBlipConfig(text_config=text, qformer_config=dict(vocab_size=30523),
+                              num_query_tokens=32, image_token_index=32100)
 
 # %% ../../nbs/core/published.ipynb #c03e6f60
 PUBLISHED = { # by Hub id: a function that makes the configuration
     "Qwen/Qwen3-VL-4B-Instruct": lambda: qwen(dict(hidden_size=2560, intermediate_size=9728),
-        dict(depth=24, hidden_size=1024, intermediate_size=4096, out_hidden_size=2560, deepstack_visual_indexes=[5, 11, 17]), True),
+        dict(depth=24, hidden_size=1024, intermediate_size=4096, out_hidden_size=2560,
+             deepstack_visual_indexes=[5, 11, 17]), True),
     "Qwen/Qwen3-VL-8B-Instruct": lambda: qwen(dict(hidden_size=4096, intermediate_size=12288),
-        dict(depth=27, hidden_size=1152, intermediate_size=4304, out_hidden_size=4096, deepstack_visual_indexes=[8, 16, 24]), False),
+        dict(depth=27, hidden_size=1152, intermediate_size=4304, out_hidden_size=4096,
+             deepstack_visual_indexes=[8, 16, 24]), False),
     "HuggingFaceM4/idefics2-8b": idefics, "Salesforce/instructblip-flan-t5-xl": instructblip}
 
 
@@ -54,10 +66,11 @@ def stored_dtype(source: str): # a torch dtype
     "Return the precision that a model is stored in."
     import torch
     from flowers102_study.core.models import base_of
-    kind = getattr(configuration(base_of(source)), "dtype", None) or torch.bfloat16 # what is known from memory is published in bfloat16
+    # what is known from memory is published in bfloat16
+    kind = getattr(configuration(base_of(source)), "dtype", None) or torch.bfloat16
     return getattr(torch, kind) if isinstance(kind, str) else kind
 
-
+# %% ../../nbs/core/published.ipynb #e4f5d50a
 def on_meta(source: str): # a model without weights
     "Make a model at its real size that takes no memory."
     import torch

@@ -35,11 +35,12 @@ def build_trie(
         for prefix in prefixes: nodes.setdefault(prefix, len(nodes))
         paths.append([edges.setdefault((nodes[p], t), len(edges)) for p, t in zip(prefixes, tokens)])
     inner = list(nodes)[1:]
-    return Trie([p[-1] for p in inner], [nodes[p[:-1]] for p in inner], [len(p) - 1 for p in inner], list(edges), paths)
+    return Trie([p[-1] for p in inner], [nodes[p[:-1]] for p in inner], [len(p) - 1 for p in inner],
+                list(edges), paths)
 
 # %% ../../nbs/core/ranking.ipynb #bf63d5b8
 def ancestors(trie: Trie) -> np.ndarray: # (nodes, nodes) bool: row sees column
-    "Tell which inner nodes each one may attend to: itself and what leads to it."
+    "Return which inner nodes each one may attend to: itself and what leads to it."
     sees = np.eye(len(trie.tokens), dtype=bool)
     for node, parent in enumerate(trie.parents):
         if parent: sees[node] |= sees[parent - 1]
@@ -49,7 +50,8 @@ def ancestors(trie: Trie) -> np.ndarray: # (nodes, nodes) bool: row sees column
 def additive(sees, dtype): # 0 where True, the smallest number elsewhere
     "Turn a mask into what is added to attention scores."
     import torch
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(
+        ~sees, torch.finfo(dtype).min)
 
 
 def walk_decoder(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
@@ -61,16 +63,20 @@ def walk_decoder(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     sees = torch.from_numpy(ancestors(trie)).to(vlm.device).expand(n, -1, -1)
     sees = torch.cat([mask.bool()[:, None].expand(-1, len(trie.tokens), -1), sees], 2)[:, None]
     behind = getattr(vlm.net.model, "rope_deltas", None)
-    place = torch.full((n, 1), mask.shape[1], device=vlm.device) if behind is None else mask.sum(1, keepdim=True) + behind
+    place = (torch.full((n, 1), mask.shape[1], device=vlm.device) if behind is None
+             else mask.sum(1, keepdim=True) + behind)
     embeds = vlm.net.get_input_embeddings()(torch.tensor([trie.tokens] * n, device=vlm.device))
     place = place + torch.tensor(trie.depths, device=vlm.device)
-    after = vlm.net.get_submodule(vlm.family.decoder)(inputs_embeds=embeds, attention_mask=additive(sees, embeds.dtype), position_ids=place,
-                                                      past_key_values=first.past_key_values, use_cache=True)
+    after = vlm.net.get_submodule(vlm.family.decoder)(inputs_embeds=embeds,
+                                                      attention_mask=additive(sees, embeds.dtype),
+                                                      position_ids=place,
+                                                      past_key_values=first.past_key_values,
+                                                      use_cache=True)
     return torch.cat([first.last_hidden_state[:, -1:], after.last_hidden_state], 1)
 
 # %% ../../nbs/core/ranking.ipynb #77a1a8a6
 def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
-    "Run the encoder once and the decoder over the tree, its root being the token that starts every answer."
+    "Run the encoder once and the decoder over the tree; its root is the token that starts answers."
     import torch
     decoder, n = vlm.net.get_submodule(vlm.family.decoder), len(batch["input_ids"])
     root = vlm.net.language_model.config.decoder_start_token_id
@@ -79,10 +85,15 @@ def walk_encoded(vlm: VLM, batch: dict, trie: Trie): # (n, 1 + nodes, width)
     sees[:, 0], sees[1:, 1:] = True, ancestors(trie)
     near = decoder.block[0].layer[0].SelfAttention
     depth = torch.tensor([0, *(d + 1 for d in trie.depths)], device=vlm.device)
-    buckets = near._relative_position_bucket(depth[None] - depth[:, None], False, near.relative_attention_num_buckets, near.relative_attention_max_distance)
-    moved = near.relative_attention_bias(buckets).permute(2, 0, 1)[None] - near.compute_bias(len(depth), len(depth), device=vlm.device)
-    mask = (additive(torch.from_numpy(sees).to(vlm.device), torch.float32) + moved.float()).clamp(min=torch.finfo(near.q.weight.dtype).min).to(near.q.weight.dtype)
-    return decoder(input_ids=tokens, attention_mask=mask.expand(n, -1, -1, -1), encoder_hidden_states=encoded(vlm, batch).last_hidden_state,
+    buckets = near._relative_position_bucket(depth[None] - depth[:, None], False,
+                                             near.relative_attention_num_buckets,
+                                             near.relative_attention_max_distance)
+    moved = (near.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+             - near.compute_bias(len(depth), len(depth), device=vlm.device))
+    mask = (additive(torch.from_numpy(sees).to(vlm.device), torch.float32) + moved.float()).clamp(
+        min=torch.finfo(near.q.weight.dtype).min).to(near.q.weight.dtype)
+    return decoder(input_ids=tokens, attention_mask=mask.expand(n, -1, -1, -1),
+                   encoder_hidden_states=encoded(vlm, batch).last_hidden_state,
                    encoder_attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
 
 # %% ../../nbs/core/ranking.ipynb #faf0daa0
@@ -93,7 +104,8 @@ def head(vlm: VLM, states): # float32 logits
     "Turn hidden states into logits."
     if not vlm.family.encodes: return vlm.net.lm_head(states).float()
     language = vlm.net.language_model
-    scaled = getattr(language.config, "scale_decoder_outputs", language.config.tie_word_embeddings) # so called in newer versions
+    # so called in newer versions
+    scaled = getattr(language.config, "scale_decoder_outputs", language.config.tie_word_embeddings)
     return language.lm_head(states * language.config.d_model ** -.5 if scaled else states).float()
 
 
@@ -106,7 +118,8 @@ def edge_log_probs(vlm: VLM, states, trie: Trie): # (n, edges) float32
     for start in range(0, states.shape[1], most):
         here = (before >= start) & (before < start + most)
         logits = head(vlm, states[:, start:start + most])
-        found[:, here] = logits[:, before[here] - start, token[here]] - logits.logsumexp(2)[:, before[here] - start]
+        found[:, here] = (logits[:, before[here] - start, token[here]]
+                          - logits.logsumexp(2)[:, before[here] - start])
     return found
 
 # %% ../../nbs/core/ranking.ipynb #3ce30010
@@ -119,11 +132,13 @@ def trie_of(vlm: VLM, questions: list, names: list) -> Trie:
     "Return the tree of the names after these questions, the one at hand if it is the same."
     key = (questions[0], tuple(names))
     if key not in vlm.tries: vlm.tries = {key: build_trie(name_tokens(vlm, questions[0], names))}
-    for other in set(questions) - {questions[0]}: # a question's last words must not change a name's first token
-        require(name_tokens(vlm, other, names[:1]) == name_tokens(vlm, questions[0], names[:1]), "these questions need trees of their own: rank them apart")
+    # a question's last words must not change a name's first token
+    for other in set(questions) - {questions[0]}:
+        require(name_tokens(vlm, other, names[:1]) == name_tokens(vlm, questions[0], names[:1]),
+                "these questions need trees of their own: rank them apart")
     return vlm.tries[key]
 
-
+# %% ../../nbs/core/ranking.ipynb #b12eb2db
 def rank(
     vlm: VLM,
     images, # (n, size, size, 3) uint8
@@ -136,15 +151,18 @@ def rank(
     walk, nodes = walk_encoded if vlm.family.encodes else walk_decoder, len(trie.tokens) + 1
     batch = inputs(vlm, images, questions)
     most = max(1, ROOM // (nodes * (nodes + batch["input_ids"].shape[1]))) # pictures whose masks fit
-    if len(images) > most: return np.concatenate([rank(vlm, images[i:i + most], questions[i:i + most], names) for i in range(0, len(images), most)])
+    if len(images) > most:
+        return np.concatenate([rank(vlm, images[i:i + most], questions[i:i + most], names)
+                               for i in range(0, len(images), most)])
     with torch.inference_mode():
         scores = edge_log_probs(vlm, walk(vlm, batch, trie), trie)
         longest = max(map(len, trie.paths))
-        paths = torch.tensor([p + [len(trie.edges)] * (longest - len(p)) for p in trie.paths], device=vlm.device)
+        paths = torch.tensor([p + [len(trie.edges)] * (longest - len(p)) for p in trie.paths],
+                             device=vlm.device)
         scores = torch.cat([scores, scores.new_zeros(len(scores), 1)], 1) # the last: nothing to add
         return scores[:, paths].sum(2).cpu().numpy()
 
-
+# %% ../../nbs/core/ranking.ipynb #360f7d1f
 def normalise(likelihoods: np.ndarray) -> np.ndarray: # (n, names) float32: log-softmax over the names
     "Turn log-likelihoods into log-probabilities among the names."
     x = likelihoods.astype(np.float64) - likelihoods.max(1, keepdims=True)
@@ -170,9 +188,12 @@ def rank_plainly(
                 found[i, j] = logits.float().log_softmax(2).gather(2, told[..., None]).sum().item()
     return found
 
-
+# %% ../../nbs/core/ranking.ipynb #91ef6870
 def extended(vlm: VLM, batch: dict, tokens) -> dict:
     "Append tokens to a decoder's prompt."
     import torch
-    more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "mm_token_type_ids": torch.zeros_like(tokens)}
-    return batch | {key: torch.cat([batch[key], value.to(batch[key].dtype)], 1) for key, value in more.items() if key in batch}
+    more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens),
+            "mm_token_type_ids": torch.zeros_like(tokens)}
+    return (batch
+            | {key: torch.cat([batch[key], value.to(batch[key].dtype)], 1) for key, value in more.items()
+               if key in batch})

@@ -13,13 +13,16 @@ from .settings import read_profile, require
 
 # %% ../../nbs/core/recipe.ipynb #58409145
 # seconds of a step: of all four models of stage 03, of fine-tuning, of a CNN
-SECONDS = {"pocket": 2.2, "sft": .6, "resnet": .16}
-PICTURE = .12 # seconds that a picture takes in all stages together: read, asked about, turned into features
-NOTEBOOKS = 150 # seconds that nine notebooks take without their jobs
+SECONDS = {"pocket": 1.3, "sft": .52, "resnet": .11}
+# seconds that a picture takes in all stages together: read, asked about, turned into features
+PICTURE = .07
+NOTEBOOKS = 110 # seconds that nine notebooks take without their jobs
 FULL = {"pocket": 280, "sft": 2400, "resnet": 3000} # steps of `photos`
 LEAST = {"pocket": 80, "sft": 200, "resnet": 300} # below these, next to nothing is learnt
-PASSES = {"sft": 48, "resnet": 60} # over the training pictures, as `photos` makes them over some thousands
-COUNT = {"pocket": 1, "sft": 1, "resnet": 2} # trainings; CNNs: the headline's, and one without augmentation
+# over the training pictures, as `photos` makes them over some thousands
+PASSES = {"sft": 48, "resnet": 60}
+# trainings; CNNs: the headline's, and one without augmentation
+COUNT = {"pocket": 1, "sft": 1, "resnet": 2}
 BATCH = 64
 
 
@@ -72,11 +75,11 @@ def describe(
     classes: int,
     steps: dict, # as FULL
 ) -> str:
-    "Say what was chosen and how long it should take."
+    "Describe what was chosen and how long it should take."
     taught = training_pictures(pictures)
     passes = steps["sft"] * min(BATCH, taught) / taught
     minutes = seconds_of(steps, pictures) / 60
-    return (f"{pictures:,} pictures of {classes:,} classes: the profile photos, with {steps['sft']:,} steps of "
-            f"fine-tuning (about {passes:.0f} passes over the training pictures) and {steps['resnet']:,} of each "
-            f"CNN; about {minutes:.0f} minutes on two cores (--minutes for more or fewer, --profile photos for "
-            "the profile as it is)")
+    return (f"{pictures:,} pictures of {classes:,} classes: the profile photos, with {steps['sft']:,} "
+            f"steps of fine-tuning (about {passes:.0f} passes over the training pictures) and "
+            f"{steps['resnet']:,} of each CNN; about {minutes:.0f} minutes on two cores (--minutes for "
+            "more or fewer, --profile photos for the profile as it is)")

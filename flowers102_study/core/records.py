@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'WHOLE', 'READS', 'write', 'sync', 'write_json', 'sha256', 'sum_of_state', 'known_sum', 'digest',
            'content_sum', 'seal', 'sealed', 'write_checkpoint', 'read_checkpoint', 'note', 'opened', 'still',
-           'write_predictions', 'read_predictions', 'versions', 'commit', 'Meter', 'write_result', 'read_result',
-           'read_results']
+           'write_predictions', 'read_predictions', 'versions', 'commit', 'Meter', 'resumed_meter', 'job_name',
+           'fingerprint', 'write_result', 'read_result', 'read_results']
 
 # %% ../../nbs/core/records.ipynb #e9fe8a6f
 import functools
@@ -40,7 +40,7 @@ def sync(path: Path):
     try: os.fsync(handle)
     finally: os.close(handle)
 
-
+# %% ../../nbs/core/records.ipynb #45534b4b
 def write_json(
     path: Path, # where it will be
     value, # anything that JSON can hold
@@ -50,11 +50,12 @@ def write_json(
 
 # %% ../../nbs/core/records.ipynb #bc8e52d8
 MANIFEST = "manifest.json"
-WHOLE = 1 << 30 # bytes: of larger files only the size is checked, or asking would take longer than working
+# bytes: of larger files only the size is checked, or asking would take longer than working
+WHOLE = 1 << 30
 
 
 def sha256(path: Path) -> str: # 64 hexadecimal digits
-    "Sum a file."
+    "Hash a file."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -63,24 +64,26 @@ def sum_of_state(path: Path, stamp: int, inode: int) -> str: return sha256(path)
 
 
 def known_sum(path: Path) -> str: # 64 hexadecimal digits
-    "Sum a file, in one process once for each time that it was written: dozens of jobs read the same inputs."
+    "Hash a file, once in a process as long as it stays: dozens of jobs read the same inputs."
     state = path.stat()
-    if time.time_ns() - state.st_mtime_ns < 2_000_000_000: return sha256(path) # so fresh that the clock may not tell another write
+    # so fresh that the clock may not tell another write
+    if time.time_ns() - state.st_mtime_ns < 2_000_000_000: return sha256(path)
     return sum_of_state(path, state.st_mtime_ns, state.st_ino)
 
 
 def digest(value) -> str: # 64 hexadecimal digits
-    "Sum a JSON value, in whatever order its keys were set."
+    "Hash a JSON value, in whatever order its keys were set."
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
-
+# %% ../../nbs/core/records.ipynb #efc94c28
 def content_sum(path: Path) -> str: # of what two equal runs share
-    "Sum a file; a result without its block `measured`, an adapter without the folder in which its base lies."
+    "Hash a file; a result without its block `measured`, an adapter without its base's folder."
     if path.name not in ("result.json", "adapter_config.json"): return sha256(path)
     told = json.loads(path.read_text())
     if path.name == "result.json": return digest({k: v for k, v in told.items() if k != "measured"})
     base = str(told.get("base_model_name_or_path"))
-    return digest(told | {"base_model_name_or_path": Path(base).name if Path(base).is_absolute() else base})
+    return digest(told
+                  | {"base_model_name_or_path": Path(base).name if Path(base).is_absolute() else base})
 
 # %% ../../nbs/core/records.ipynb #f652937c
 def seal(
@@ -89,19 +92,19 @@ def seal(
     leave: tuple = (), # names at its top that do not belong to the result
 ) -> dict: # the manifest
     "Write a folder's manifest: from here on it counts as done."
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith(".tmp")
+    files = sorted(p for p in Path(folder).rglob("*")
+                   if p.is_file() and p.name != MANIFEST and not p.name.endswith(".tmp")
                    and p.relative_to(folder).parts[0] not in leave)
     names = [p.relative_to(folder).as_posix() for p in files]
     for path in files: sync(path)
-    manifest = {
-        "key": key,
-        "files": {name: {"sha256": sha256(p), "bytes": p.stat().st_size} for name, p in zip(names, files)},
-        "fingerprint": digest({name: content_sum(p) for name, p in zip(names, files)}),
-    }
+    manifest = {"key": key,
+                "files": {name: {"sha256": sha256(p), "bytes": p.stat().st_size}
+                          for name, p in zip(names, files)},
+                "fingerprint": digest({name: content_sum(p) for name, p in zip(names, files)}),}
     write_json(Path(folder) / MANIFEST, manifest)
     return manifest
 
-
+# %% ../../nbs/core/records.ipynb #bbdf20e1
 def sealed(
     folder: Path, # perhaps finished
     key: str | None = None, # the key that it must have; None: any
@@ -148,7 +151,8 @@ def note(folder: Path):
     "Note that this notebook has looked for a folder, and what it found there, if anything."
     if name := os.environ.get(READS):
         manifest = sealed(folder) or {}
-        with open(name, "a") as file: file.write(json.dumps([str(Path(folder).resolve()), manifest.get("fingerprint", "")]) + "\n")
+        with open(name, "a") as file:
+            file.write(json.dumps([str(Path(folder).resolve()), manifest.get("fingerprint", "")]) + "\n")
 
 
 def opened(
@@ -157,24 +161,29 @@ def opened(
     "Note that this notebook reads a sealed folder, and return it."
     folder = Path(folder).resolve()
     try: manifest = json.loads((folder / MANIFEST).read_text())
-    except OSError: raise FileNotFoundError(f"{folder.parent.name}/{folder.name} is not done yet") from None
+    except OSError:
+        raise FileNotFoundError(f"{folder.parent.name}/{folder.name} is not done yet") from None
     if name := os.environ.get(READS):
-        with open(name, "a") as file: file.write(json.dumps([str(folder), manifest["fingerprint"]]) + "\n")
+        with open(name, "a") as file:
+            file.write(json.dumps([str(folder), manifest["fingerprint"]]) + "\n")
     return folder
 
-
+# %% ../../nbs/core/records.ipynb #6e4183e3
 def still(
     reads, # [[folder, fingerprint], …] as `opened` noted them
 ) -> bool:
-    "Tell whether every folder that was read is still the same."
+    "Return whether every folder that was read is still the same."
     for folder, fingerprint in reads:
-        if (sealed(folder) or {}).get("fingerprint", "") != fingerprint: return False # "": it was not there
+        # "": it was not there
+        if (sealed(folder) or {}).get("fingerprint", "") != fingerprint: return False
     return True
 
 # %% ../../nbs/core/records.ipynb #2af3bedd
 def write_predictions(
     folder: Path, # of the arm
-    rows: dict, # columns: image_id, split, label, prediction (-1: no class named), and log_probs (n, classes) where they exist
+    # columns: image_id, split, label, prediction (-1: no class named), and log_probs (n, classes) where
+    # they exist
+    rows: dict,
 ):
     "Write `predictions.parquet`, the rows ordered by split and image_id."
     import io
@@ -203,7 +212,8 @@ def versions() -> dict: # {"torch": "2.13.0", …}
     from importlib.metadata import PackageNotFoundError, version
     import platform
     found = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "pillow", "flowers102_study"):
+    for package in ("torch", "transformers", "accelerate", "kornia", "numpy", "scipy", "pillow",
+                    "flowers102_study"):
         try: found[package] = version(package)
         except PackageNotFoundError: found[package] = "not installed"
     return found
@@ -213,7 +223,8 @@ def commit() -> str: # "", where there is no repository
     "Return the commit that the code stands at; with `+` where the package was edited since."
     import subprocess
     from flowers102_study.core.settings import package_folder
-    git = lambda *a: subprocess.run(["git", "-C", str(package_folder()), *a], capture_output=True, text=True)
+    git = lambda *a: subprocess.run(["git", "-C", str(package_folder()), *a], capture_output=True,
+                                    text=True)
     try: head = git("rev-parse", "HEAD")
     except OSError: return ""
     if head.returncode: return ""
@@ -238,37 +249,61 @@ class Meter:
         try: import pynvml
         except ImportError: return None
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(self.device.index or 0)) / 1000
+        return (pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(
+                                                               self.device.index or 0)) / 1000)
 
     def read(self) -> dict: # every figure may differ between two equal runs
-        "Return device, threads, seconds, peak memory in bytes and energy in joules, this process's and its first life's together."
+        "Return device, threads, seconds, peak memory (bytes), energy (joules), of earlier lives, too."
         import platform
         import resource
         import torch
-        cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+        cpu = ([line.split(":")[1].strip() for line in open("/proc/cpuinfo")
+                if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else [])
         unit = 1 if platform.system() == "Darwin" else 1024 # ru_maxrss is in bytes there
-        found = {"device": (cpu or [platform.processor() or platform.machine()])[0], "threads": torch.get_num_threads(),
+        found = {"device": (cpu or [platform.processor() or platform.machine()])[0],
+                 "threads": torch.get_num_threads(),
                  "seconds": round(self.before.get("seconds", 0) + time.time() - self.start, 1),
-                 "process_peak_bytes": max(self.before.get("process_peak_bytes", 0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+                 "process_peak_bytes": max(self.before.get("process_peak_bytes", 0),
+                                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
         if self.device.type != "cuda": return found
-        found |= {"device": torch.cuda.get_device_name(self.device), "peak_gpu_bytes": max(self.before.get("peak_gpu_bytes", 0), torch.cuda.max_memory_allocated(self.device))}
-        return found if self.joules is None else found | {"gpu_joules": self.before.get("gpu_joules", 0) + self.energy() - self.joules}
+        found |= {"device": torch.cuda.get_device_name(self.device),
+                  "peak_gpu_bytes": max(self.before.get("peak_gpu_bytes", 0),
+                                        torch.cuda.max_memory_allocated(self.device))}
+        return (found if self.joules is None
+                else found
+                | {"gpu_joules": self.before.get("gpu_joules", 0) + self.energy() - self.joules})
+
+# %% ../../nbs/core/records.ipynb #e127fa1b
+def resumed_meter(device, folder: Path) -> Meter: # folder: of a job
+    "Start a meter that goes on from what an earlier, killed life of a job measured."
+    earlier = folder / "checkpoints" / "measured.json"
+    return Meter(device, json.loads(earlier.read_text()) if earlier.exists() else None)
+
+
+def job_name(folder: Path) -> str: # of an arm or a model
+    "Return what a job is called that fills a folder."
+    return folder.name.removesuffix(".partial")
+
+
+def fingerprint(folder: Path) -> str: # 64 hexadecimal digits
+    "Return what identifies the content of a sealed folder."
+    return json.loads((folder / MANIFEST).read_text())["fingerprint"]
 
 # %% ../../nbs/core/records.ipynb #f3b0a8c2
 def write_result(
     folder: Path, # of the arm
-    scores: dict, # {name: {"value": …, "interval": [low, high], "n": …}}, as `core.metrics` makes them; holds "accuracy"
+    # {name: {"value": …, "interval": [low, high], "n": …}}, as `core.metrics` makes them; holds
+    # "accuracy"
+    scores: dict,
     rerun: dict, # settings, data fingerprint, model, revision, seed, world_size
     measured: dict, # device, seconds, peak memory …: may differ between two equal runs
 ):
     "Write `result.json` from an arm's scores."
     headline = scores["accuracy"]
-    result = {
-        "arm": Path(folder).name.removesuffix(".partial"),
-        "accuracy": headline["value"], "correct": headline["correct"], "n": headline["n"], "interval": headline["interval"],
-        "scores": scores, **rerun, "settings_sha256": digest(rerun.get("settings")), "versions": versions(),
-        "measured": measured | {"commit": commit()},
-    }
+    result = {"arm": Path(folder).name.removesuffix(".partial"), "accuracy": headline["value"],
+              "correct": headline["correct"], "n": headline["n"], "interval": headline["interval"],
+              "scores": scores, **rerun, "settings_sha256": digest(rerun.get("settings")),
+              "versions": versions(), "measured": measured | {"commit": commit()},}
     write_json(Path(folder) / "result.json", result)
 
 
@@ -278,10 +313,11 @@ def read_result(
     "Read an arm's result."
     return json.loads((opened(folder) / "result.json").read_text())
 
-
+# %% ../../nbs/core/records.ipynb #7d732e10
 def read_results(
     folder: Path, # of a run
 ) -> list: # results, by arm name
     "Read the results of every arm of a run that is done."
-    folders = sorted(p for p in Path(folder).glob("arms/*") if p.suffix not in (".partial", ".old") and sealed(p))
+    folders = sorted(p for p in Path(folder).glob("arms/*")
+                     if p.suffix not in (".partial", ".old") and sealed(p))
     return [read_result(p) for p in folders]

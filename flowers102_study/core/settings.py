@@ -44,14 +44,18 @@ def project_root() -> Path: # the clone: the folder that holds `nbs`
     places = [Path.cwd(), *Path.cwd().parents] + ([PACKAGE.parent] if PACKAGE else [])
     for place in places:
         ini = place / "settings.ini"
-        if (place / "nbs").is_dir() and ini.exists() and "flowers102_study" in ini.read_text(): return place
-    raise SettingsError("no notebooks here: the study runs in a clone of flowers102-study (an installed package brings "
-                        "the functions, not the notebooks). Change into a clone, or call the functions from Python.")
+        if (place / "nbs").is_dir() and ini.exists() and "flowers102_study" in ini.read_text():
+            return place
+    raise SettingsError("no notebooks here: the study runs in a clone of flowers102-study (an installed "
+                        "package brings "
+                        "the functions, not the notebooks). Change into a clone, or call the functions "
+                        "from Python.")
 
 
 def stages() -> dict: # {"data": Path("nbs/00_data.ipynb"), …}, in the order of their numbers
     "Find the numbered notebooks."
-    return {p.stem.split("_", 1)[1]: p for p in sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))}
+    return {p.stem.split("_", 1)[1]: p
+            for p in sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))}
 
 
 def package_folder() -> Path: # holds `profiles`, `accelerate` and `flowers102.txt`
@@ -77,14 +81,15 @@ def flat(
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
-
+# %% ../../nbs/core/settings.ipynb #f4fd6422
 def fits(
     value, # a value from a profile or an override
     like, # the schema's value
 ) -> bool:
-    "Tell whether `value` has the type of `like`; lists are compared by their elements."
+    "Return whether `value` has the type of `like`; lists are compared by their elements."
     if isinstance(like, list):
-        return isinstance(value, list) and (not like or all(fits(v, like[0]) for v in value)) # an empty list in the schema says nothing of its elements
+        # an empty list in the schema says nothing of its elements
+        return isinstance(value, list) and (not like or all(fits(v, like[0]) for v in value))
     if isinstance(like, float): return type(value) in (int, float)
     return type(value) is type(like)
 
@@ -97,22 +102,24 @@ def set_key(
 ):
     "Set one dotted key, or raise `SettingsError` for a key or a type that the schema does not have."
     if not fits(value, schema[one_of(key, schema, "profile key")]):
-        kind = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list"}[type(schema[key])]
+        kind = {int: "an integer", float: "a number", str: "text", bool: "true or false",
+                list: "a list"}[type(schema[key])]
         raise SettingsError(f"{key} must be {kind}, like {schema[key]!r}; got {value!r}")
     *blocks, last = key.split(".")
     for block in blocks: settings = settings.setdefault(block, {})
     settings[last] = value
 
-
+# %% ../../nbs/core/settings.ipynb #badfc946
 def read_profile(
     profile: str = "pocket", # the name of one in `profiles/`, or a path to a YAML file
     overrides: dict | None = None, # {"resnet.epochs": 2}: dotted keys that replace the profile's
 ) -> dict: # the whole settings, nested by block
-    "Read a profile over pocket's values and apply `overrides`; raise `SettingsError` on anything unknown."
+    "Read a profile over pocket's values, then `overrides`; raise SettingsError on anything unknown."
     folder = package_folder() / "profiles"
     path = Path(profile).expanduser()
     if path.suffix not in (".yaml", ".yml"):
-        path = folder / f"{one_of(profile, sorted(p.stem for p in folder.glob('*.yaml')), 'profile')}.yaml"
+        path = (folder
+                / f"{one_of(profile, sorted(p.stem for p in folder.glob('*.yaml')), 'profile')}.yaml")
     if not path.exists(): raise SettingsError(f"no profile at {path}")
     settings = yaml.safe_load((folder / "pocket.yaml").read_text())
     schema = flat(settings)
@@ -152,9 +159,12 @@ class Run:
 
     def command(self, stage: str = "") -> str: # stage: one or more, parted by spaces; "": all
         "Return the command line that runs this run's stages."
-        words = ["flowers102-study", "run", *stage.split(), "--profile", self.profile, "--name", self.name]
+        words = ["flowers102-study", "run", *stage.split(), "--profile", self.profile, "--name",
+                 self.name]
         if self.asked["data"]: words += ["--data", self.asked["data"]]
-        return shlex.join(words + [word for k, v in self.asked["overrides"].items() for word in ("--set", f"{k}={json.dumps(v)}")])
+        return shlex.join(words
+                          + [word for k, v in self.asked["overrides"].items()
+                             for word in ("--set", f"{k}={json.dumps(v)}")])
 
     def changed(self,
         changes: dict, # {"sft.method": "lora"}: dotted keys
@@ -169,8 +179,10 @@ class Run:
         return self.settings["data"]["source"] == "drawn"
 
 # %% ../../nbs/core/settings.ipynb #bc754085
-def label_of(run: Run) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
-    "Say what a run's numbers must never be mistaken for."
+def label_of(
+    run: Run,
+) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
+    "Return the label that keeps a run's numbers from being mistaken for others."
     pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"]])
     return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket)
 
@@ -187,18 +199,21 @@ def run_name(
     tail = re.sub(r"[^\w.-]+", "-", Path(data.rstrip("/")).name).strip("-.") if data else ""
     return f"{stem}-{tail}" if tail else stem
 
-
+# %% ../../nbs/core/settings.ipynb #9c364d81
 def open_run(
     profile: str = "pocket", # the name of a profile, or a path to a YAML file
     name: str = "", # of the folder under runs/; "": from the profile and the data
     data: str = "", # replaces the profile's `data.source`
     overrides: dict | None = None, # {"resnet.epochs": 2}
 ) -> Run: # nothing is created on disk
-    "Return the run that these four papermill parameters describe; raise `SettingsError` if they are not right."
-    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve()) # a kernel runs in another folder
+    "Return the run that four papermill parameters describe; raise SettingsError if they are not right."
+    # a kernel runs in another folder
+    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve())
     settings = read_profile(profile, overrides)
     settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
-    for block, key in [("resnet", "model"), ("sft", "source"), *(("models", key) for key in settings["models"])]: settings[block][key] = model_folder(settings[block][key])
+    for block, key in [("resnet", "model"), ("sft", "source"),
+                       *(("models", key) for key in settings["models"])]:
+        settings[block][key] = model_folder(settings[block][key])
     if data: data = source
     name = name or run_name(profile, data)
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -206,7 +221,7 @@ def open_run(
     asked = dict(profile=str(profile), name=name, data=data, overrides=dict(overrides or {}))
     return Run(str(profile), name, settings, project_root() / "runs" / name, asked)
 
-
+# %% ../../nbs/core/settings.ipynb #5bf6a271
 def model_folder(
     value, # of a key that may name a model's folder
 ): # the same; a folder with its whole path
@@ -222,13 +237,18 @@ def data_source(
     "Check a data source's form; raise `SettingsError` with the nearest one."
     if source in SOURCES: return source
     if source.startswith("hub:"):
-        require("/" in source, f"data: hub: wants OWNER/NAME, with @REVISION and #SUBSET if need be; got {source!r}")
+        require("/" in source,
+                f"data: hub: wants OWNER/NAME, with @REVISION and #SUBSET if need be; got {source!r}")
         return source
     folder = Path(source).expanduser()
-    folder = folder if folder.is_absolute() else next((p for p in (Path.cwd() / folder, project_root() / folder) if p.exists()), folder)
+    folder = (folder if folder.is_absolute()
+              else next((p for p in (Path.cwd() / folder, project_root() / folder) if p.exists()),
+                        folder))
     if folder.is_dir(): return str(folder.resolve())
     near = difflib.get_close_matches(source, SOURCES, 1, .6)
-    raise SettingsError(f"data: no folder at {folder}" + (f"; did you mean {near[0]!r}?" if near else " (and it is not 'drawn', 'oxford' or 'hub:…')"))
+    raise SettingsError(f"data: no folder at {folder}"
+                        + (f"; did you mean {near[0]!r}?" if near else
+                           " (and it is not 'drawn', 'oxford' or 'hub:…')"))
 
 # %% ../../nbs/core/settings.ipynb #e19e8aee
 PARAMETERS = ("profile", "name", "data", "overrides")
@@ -237,10 +257,12 @@ PARAMETERS = ("profile", "name", "data", "overrides")
 def notebook_run(
     names: dict, # the notebook's globals()
 ) -> Run:
-    "Open the run that a notebook's parameters describe; refuse a parameter that no numbered notebook has."
+    "Open the run that a notebook's parameters describe; refuse one that no numbered notebook has."
     for key, kind in zip(PARAMETERS, (str, str, str, dict)):
-        if not isinstance(names.get(key, kind()), kind): raise SettingsError(f"the parameter {key} must be a {kind.__name__}; got {names[key]!r}")
-    plain = {k: v for k, v in names.items() if not k.startswith("_") and isinstance(v, (str, int, float, dict, list))}
+        if not isinstance(names.get(key, kind()), kind):
+            raise SettingsError(f"the parameter {key} must be a {kind.__name__}; got {names[key]!r}")
+    plain = {k: v for k, v in names.items()
+             if not k.startswith("_") and isinstance(v, (str, int, float, dict, list))}
     if "run" not in names: # the first time: later, the notebook has names of its own
         for key in plain.keys() - set(PARAMETERS) - {"In", "Out"}: one_of(key, PARAMETERS, "parameter")
     return open_run(**{k: plain[k] for k in PARAMETERS if k in plain})

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAMES', 'LABELS', 'Unreadable', 'read_rgb',
            'on_white', 'squared', 'Picture', 'Collection', 'fetch', 'append', 'download_oxford', 'unpack',
-           'oxford_names', 'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_pictures',
-           'drawn_counts', 'draw_class', 'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
+           'oxford_names', 'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_dataset', 'rows_of',
+           'hub_pictures', 'drawn_counts', 'draw_class', 'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
 
 # %% ../../nbs/core/sources.ipynb #f8ac6d1f
 import functools
@@ -27,7 +27,8 @@ from .pocket import draw, poses, species
 from .records import digest, seal, sealed
 from .settings import SettingsError, one_of, package_folder
 
-warnings.filterwarnings("ignore", message="IProgress") # tqdm, below other libraries, would like ipywidgets; the study shows its own progress
+# tqdm, below other libraries, would like ipywidgets; the study shows its own progress
+warnings.filterwarnings("ignore", message="IProgress")
 
 # %% ../../nbs/core/sources.ipynb #36a652e0
 LARGEST = 100_000_000 # pixels; beyond this a picture is taken for a decompression bomb
@@ -36,7 +37,7 @@ LARGEST = 100_000_000 # pixels; beyond this a picture is taken for a decompressi
 class Unreadable(ValueError):
     "A picture that cannot be read, with the reason."
 
-
+# %% ../../nbs/core/sources.ipynb #66c869f1
 def read_rgb(
     source, # path or bytes of an encoded picture; raises Unreadable
 ) -> Image.Image: # upright, RGB
@@ -47,15 +48,18 @@ def read_rgb(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning) # ours is stricter
             picture = Image.open(io.BytesIO(content))
-            if picture.width * picture.height > LARGEST: raise Unreadable(f"{picture.width} x {picture.height} pixels are too many")
+            if picture.width * picture.height > LARGEST:
+                raise Unreadable(f"{picture.width} x {picture.height} pixels are too many")
             picture.load()
             return on_white(ImageOps.exif_transpose(picture))
     except Unreadable: raise
     except Image.DecompressionBombError as error: raise Unreadable(str(error)) from None
-    except Image.UnidentifiedImageError: raise Unreadable("not a picture, whatever its name says") from None
-    except Exception as error: raise Unreadable(f"damaged: {error}") from None # decoders raise many kinds
+    except Image.UnidentifiedImageError:
+        raise Unreadable("not a picture, whatever its name says") from None
+    # decoders raise many kinds
+    except Exception as error: raise Unreadable(f"damaged: {error}") from None
 
-
+# %% ../../nbs/core/sources.ipynb #5bc80683
 def on_white(picture: Image.Image) -> Image.Image:
     "Convert any mode to RGB: 16 bits scaled down, transparency laid on white."
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -98,7 +102,8 @@ class Collection:
 
 # %% ../../nbs/core/sources.ipynb #c2f95edb
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
-SUMS = {"102flowers.tgz": "52808999861908f626f3c1f4e79d11fa", "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+SUMS = {"102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
+        "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
         "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"}
 
 
@@ -119,11 +124,12 @@ def fetch(
         else: break
     os.replace(part, out)
 
-
+# %% ../../nbs/core/sources.ipynb #d9d24282
 def append(requests, address: str, part: Path, name: str):
     "Add what is missing to a part of a file."
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(address, headers={"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {}), stream=True, timeout=60) as reply:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(address, headers=headers, stream=True, timeout=60) as reply:
         if reply.status_code == 416: return # nothing is missing
         reply.raise_for_status()
         if reply.status_code != 206: have = 0 # a server that sends the whole file again
@@ -136,7 +142,7 @@ def append(requests, address: str, part: Path, name: str):
                 progress("data", have >> shift, max(whole, have) >> shift, f"{unit} of {name}")
     if have < whole: raise requests.ConnectionError(f"{name} ended after {have:,} of {whole:,} bytes")
 
-
+# %% ../../nbs/core/sources.ipynb #e60cab9e
 def download_oxford(
     folder: Path, # where the layout will be: jpg/, imagelabels.mat, setid.mat
     base: str = OXFORD, # address of the three files
@@ -145,19 +151,22 @@ def download_oxford(
     "Download, check and unpack Oxford Flowers102, unless it is there already."
     import pooch
     if sealed(folder): return folder
-    get = lambda name, md5: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder, downloader=fetch))
+    get = lambda name, md5: Path(pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder,
+                                                downloader=fetch))
     try:
         with alone(folder, "download"): paths = {name: get(name, md5) for name, md5 in sums.items()}
     except SettingsError: raise # another process downloads
-    except ValueError as error: raise SettingsError(f"{error}. The next call downloads it again.") from error
+    except ValueError as error:
+        raise SettingsError(f"{error}. The next call downloads it again.") from error
     except OSError as error: # requests' errors too
-        raise SettingsError(f"could not download Flowers102 from {base} ({error}). Without a network: choose data=drawn, or point "
-                            "data= at a folder that holds jpg/, imagelabels.mat and setid.mat") from error
+        advice = ("Without a network: choose data=drawn, or point data= at a folder that holds jpg/, "
+                  "imagelabels.mat and setid.mat")
+        raise SettingsError(f"could not download Flowers102 from {base} ({error}). {advice}") from error
     unpack(paths["102flowers.tgz"], folder)
     seal(folder)
     return folder
 
-
+# %% ../../nbs/core/sources.ipynb #f48dc3b4
 def unpack(archive: Path, folder: Path):
     "Write the members called jpg/image_NNNNN.jpg, and nothing else."
     (folder / "jpg").mkdir(parents=True, exist_ok=True)
@@ -177,7 +186,7 @@ def oxford_names() -> list: # the 102 names, label 1 first
     lines = (package_folder() / "flowers102.txt").read_text().splitlines()
     return [line.split(" | ")[0] for line in lines if line and not line.startswith("#")]
 
-
+# %% ../../nbs/core/sources.ipynb #323ed8b1
 def oxford_pictures(
     folder: Path, # holds jpg/, imagelabels.mat and setid.mat; pictures may be missing
     split: str = "study", # or "official"
@@ -186,34 +195,39 @@ def oxford_pictures(
     from scipy.io import loadmat
     labels, ids = loadmat(folder / "imagelabels.mat")["labels"][0], loadmat(folder / "setid.mat")
     names, cut = oxford_names(), {}
-    for key, part in OXFORD_SPLITS[one_of(split, OXFORD_SPLITS, "split")].items(): cut |= dict.fromkeys(ids[key][0].tolist(), part)
+    for key, part in OXFORD_SPLITS[one_of(split, OXFORD_SPLITS, "split")].items():
+        cut |= dict.fromkeys(ids[key][0].tolist(), part)
     paths = {number: folder / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)}
     there = [number for number, path in paths.items() if path.exists()]
     pictures = [Picture(paths[n].stem, names[labels[n - 1] - 1], cut[n], paths[n]) for n in there]
     classes = {p.name for p in pictures}
     notes = []
-    if len(there) < len(labels): notes.append(f"{len(labels) - len(there):,} of Oxford's {len(labels):,} pictures are not in this folder.")
-    if absent := [n for n in names if n not in classes]: notes.append(f"{len(absent)} of {len(names)} classes have no picture here: {', '.join(absent)}.")
+    if len(there) < len(labels):
+        notes.append(f"{len(labels) - len(there):,} of Oxford's {len(labels):,} pictures are not in "
+                     "this folder.")
+    if absent := [n for n in names if n not in classes]:
+        notes.append(f"{len(absent)} of {len(names)} classes have no picture here: {', '.join(absent)}.")
     return Collection(pictures, {"source": "oxford", "folder": folder.name}, notes=notes)
 
 # %% ../../nbs/core/sources.ipynb #46c83e1a
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "validation": "validation", "val": "validation",
-               "dev": "validation", "test": "test", "testing": "test"}
+SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "validation": "validation",
+               "val": "validation", "dev": "validation", "test": "test", "testing": "test"}
 
 
 def visible(folder: Path) -> list:
     "List a folder's own folders, hidden ones left out."
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
-
+# %% ../../nbs/core/sources.ipynb #167461fd
 def folder_pictures(
     folder: Path, # class folders, or split folders that hold class folders
 ) -> Collection:
     "List the pictures of a folder of class folders."
     tops = visible(folder)
     split = tops and all(p.name.lower() in SPLIT_NAMES for p in tops)
-    classes = [(SPLIT_NAMES[top.name.lower()], c) for top in tops for c in visible(top)] if split else [("", c) for c in tops]
+    classes = ([(SPLIT_NAMES[top.name.lower()], c) for top in tops for c in visible(top)] if split
+               else [("", c) for c in tops])
     pictures, empty, other = [], [], 0
     for part, path in classes:
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -221,57 +235,81 @@ def folder_pictures(
         other += len(files) - len(found)
         if not found: empty.append(path.name)
         pictures += [Picture(p.relative_to(folder).as_posix(), path.name, part, p) for p in found]
-    notes = [f"no picture in: {', '.join(sorted(set(empty)))}."] * bool(empty) + [f"{other} files of other kinds were passed over."] * bool(other)
+    notes = ([f"no picture in: {', '.join(sorted(set(empty)))}."] * bool(empty)
+             + [f"{other} files of other kinds were passed over."] * bool(other))
     if len({p.name for p in pictures}) < 2:
-        raise SettingsError(f"{folder} holds pictures of {len({p.name for p in pictures})} classes, and two are needed: "
-                            "make one folder a class, or Oxford's layout (jpg/, imagelabels.mat, setid.mat)")
+        raise SettingsError(f"{folder} holds pictures of {len({p.name for p in pictures})} classes, and "
+                            "two are needed: "
+                            "make one folder a class, or Oxford's layout (jpg/, imagelabels.mat, "
+                            "setid.mat)")
     return Collection(pictures, {"source": "folder", "folder": folder.name}, notes=notes)
 
 # %% ../../nbs/core/sources.ipynb #98a28425
-LABELS = ("label", "labels", "class", "species", "category", "name", "target", "answer", "answers", "text")
+LABELS = ("label", "labels", "class", "species", "category", "name", "target", "answer", "answers",
+          "text")
 
 
 def hub_columns(
     features, # datasets.Features
 ) -> tuple: # (column of pictures, column of labels); raises SettingsError where one is missing
-    "Find a data set's pictures and labels: a ClassLabel, or the first text or number called like a label."
+    "Find pictures and labels: a ClassLabel, or the first text or number called like a label."
     import datasets
     image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     plain = {k.lower(): k for k, f in features.items() if isinstance(f, datasets.Value)}
     label = label or next((plain[k] for k in LABELS if k in plain), None)
     if image is None or label is None:
-        raise SettingsError(f"a data set needs a column of pictures and one of labels ({', '.join(LABELS)}); there is: {', '.join(features)}")
+        raise SettingsError("a data set needs a column of pictures and one of labels "
+                            f"({', '.join(LABELS)}); there is: {', '.join(features)}")
     return image, label
 
 # %% ../../nbs/core/sources.ipynb #6b83fc09
-def hub_pictures(
-    spec: str, # "OWNER/NAME[@REVISION][#SUBSET]", or a folder in the Hub's layout
-) -> Collection:
-    "List the pictures of a data set on the Hub."
+def hub_dataset(place: str, revision: str, subset: str) -> tuple: # (a DatasetDict, its revision)
+    "Load a data set of the Hub at a commit, or a folder in its layout; raise SettingsError with advice."
     import datasets
-    place, _, subset = spec.partition("#")
-    place, _, revision = place.partition("@")
     try:
         if not revision and not Path(place).exists():
             from huggingface_hub import HfApi
             revision = HfApi().dataset_info(place).sha
-        loaded = datasets.load_dataset(place, subset or None, revision=revision or None)
+        return datasets.load_dataset(place, subset or None, revision=revision or None), revision
     except Exception as error: # the Hub's errors have many types
-        raise SettingsError(f"could not load the data set {place!r} ({type(error).__name__}: {str(error).splitlines()[0]}). Is the name "
-                            "right, are you logged in if it is gated, and does the subset after '#' exist?") from error
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise SettingsError(f"could not load the data set {place!r} ({reason}). Is the name right, are "
+                            "you logged in if it is gated, and does the subset after '#' exist?"
+                            ) from error
+
+
+def rows_of(part): # yields (content of the picture or its path, name), None for a row without either
+    "Read a split's pictures, undecoded, with the names of their classes."
+    import datasets
+    image, label = hub_columns(part.features)
+    feature, undecoded = part.features[label], datasets.Image(decode=False)
+    text = lambda value: str(value).strip().lower()
+    if isinstance(feature, datasets.ClassLabel): text = feature.int2str
+    for row in part.select_columns([image, label]).cast_column(image, undecoded):
+        if row[image] is None or row[label] in (None, "", -1): yield None # -1: a label kept secret
+        else: yield row[image]["bytes"] or Path(row[image]["path"]), text(row[label])
+
+# %% ../../nbs/core/sources.ipynb #aa570ea7
+def hub_pictures(
+    spec: str, # "OWNER/NAME[@REVISION][#SUBSET]", or a folder in the Hub's layout
+) -> Collection:
+    "List the pictures of a data set on the Hub."
+    place, _, subset = spec.partition("#")
+    place, _, revision = place.partition("@")
+    loaded, revision = hub_dataset(place, revision, subset)
     pictures, notes, odd = [], [], 0
     for split, part in loaded.items():
-        image, label = hub_columns(part.features)
-        feature = part.features[label]
-        text = feature.int2str if isinstance(feature, datasets.ClassLabel) else (lambda value: str(value).strip().lower())
-        for i, row in enumerate(part.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))):
-            if row[image] is None or row[label] in (None, "", -1): odd += 1; continue # -1: a label kept secret
-            source = row[image]["bytes"] or Path(row[image]["path"])
-            pictures.append(Picture(f"{split}/{i:06d}", text(row[label]), SPLIT_NAMES.get(split, "train"), source))
+        ours = SPLIT_NAMES.get(split, "train")
+        for i, row in enumerate(rows_of(part)):
+            if row: pictures.append(Picture(f"{split}/{i:06d}", row[1], ours, row[0]))
+            else: odd += 1
     if odd: notes.append(f"{odd} rows without a picture or a label were passed over.")
-    if unknown := sorted(set(loaded) - set(SPLIT_NAMES)): notes.append(f"taken for train: {', '.join(unknown)}.")
-    return Collection(pictures, notes=notes, origin={"source": "hub", "name": place if not Path(place).exists() else Path(place).name, "revision": revision, "subset": subset})
+    if unknown := sorted(set(loaded) - set(SPLIT_NAMES)):
+        notes.append(f"taken for train: {', '.join(unknown)}.")
+    name = Path(place).name if Path(place).exists() else place
+    origin = {"source": "hub", "name": name, "revision": revision, "subset": subset}
+    return Collection(pictures, notes=notes, origin=origin)
 
 # %% ../../nbs/core/sources.ipynb #520a516c
 def drawn_counts(
@@ -279,19 +317,23 @@ def drawn_counts(
 ) -> np.ndarray: # pictures of each species for training
     "Share the training pictures out unevenly, from one part to about six."
     kinds, total = block["species"], block["drawn"] - block["species"] * block["tested"]
-    if total < 3 * kinds: raise SettingsError(f"data.drawn is too small for {kinds} species with {block['tested']} tested each")
+    if total < 3 * kinds:
+        raise SettingsError(f"data.drawn is too small for {kinds} species with {block['tested']} tested "
+                            "each")
     weights = np.random.default_rng(kinds).permutation(np.geomspace(1, 6, kinds))
     counts = np.floor(weights / weights.sum() * total).astype(int)
     counts[:total - counts.sum()] += 1
     return counts
 
 
-def draw_class(task) -> np.ndarray: # (n, size, size, 3); a function of its own so that a process pool can call it
+def draw_class(
+    task,
+) -> np.ndarray: # (n, size, size, 3); a function of its own so that a process pool can call it
     "Draw all pictures of one species."
     kind, numbers, seed, size = task
     return draw(kind, poses(kind, numbers, seed), size)
 
-
+# %% ../../nbs/core/sources.ipynb #f1f82750
 def drawn_pictures(block: dict, seed: int, pool) -> Collection:
     "Draw every species; the last pictures of each are its test."
     kinds, counts = species(block["species"]), drawn_counts(block)
@@ -299,9 +341,11 @@ def drawn_pictures(block: dict, seed: int, pool) -> Collection:
     pictures = []
     for done, (kind, n, arrays) in enumerate(zip(kinds, counts, pool.map(draw_class, tasks)), 1):
         slug = kind.name.replace(" ", "-")
-        pictures += [Picture(f"{slug}-{i:04d}", kind.name, "train" if i < n else "test", array) for i, array in enumerate(arrays)]
+        pictures += [Picture(f"{slug}-{i:04d}", kind.name, "train" if i < n else "test", array)
+                     for i, array in enumerate(arrays)]
         if done % 10 == 0: progress("data", done, len(kinds), "species drawn")
-    return Collection(pictures, {"source": "drawn", "seed": seed}, genus={k.name: k.genus for k in kinds})
+    return Collection(pictures, {"source": "drawn", "seed": seed},
+                      genus={k.name: k.genus for k in kinds})
 
 # %% ../../nbs/core/sources.ipynb #dd30763d
 def collect(
@@ -312,27 +356,31 @@ def collect(
     "List the pictures of whichever source the profile names."
     import pooch
     source = block["source"]
-    if source != "oxford" and not (Path(source) / "imagelabels.mat").exists() and block["split"] != "study":
+    if (source != "oxford" and not (Path(source) / "imagelabels.mat").exists() and block["split"] !=
+        "study"):
         raise SettingsError("data.split: 'official' is Oxford's own; other sources have 'study'")
     if source == "drawn": return drawn_pictures(block, seed, pool)
     if source.startswith("hub:"): return hub_pictures(source.removeprefix("hub:"))
     if source == "oxford":
-        found = oxford_pictures(download_oxford(Path(pooch.os_cache("flowers102-study")) / "oxford"), block["split"])
+        found = oxford_pictures(download_oxford(Path(pooch.os_cache("flowers102-study")) / "oxford"),
+                                block["split"])
         found.origin |= {"address": OXFORD, "md5": SUMS}
         return found
-    return oxford_pictures(Path(source), block["split"]) if (Path(source) / "imagelabels.mat").exists() else folder_pictures(Path(source))
+    return (oxford_pictures(Path(source), block["split"]) if (Path(source) / "imagelabels.mat").exists()
+            else folder_pictures(Path(source)))
 
-
+# %% ../../nbs/core/sources.ipynb #04232545
 def listing_sum(
     source: str, # a data source, or a model; only a folder has a listing
 ) -> str: # "", for what is no folder
-    "Sum the names, sizes and times of a folder's files: what changes when a picture is added, taken away or replaced."
+    "Hash the names, sizes and times of a folder's files, which change when a picture does."
     if not Path(source).is_absolute() or not Path(source).is_dir(): return ""
     return listing_at(source, int(time.monotonic() // 3))
 
 
 @functools.lru_cache(8)
 def listing_at(source: str, moment: int) -> str:
-    "Sum a folder's listing, once in a moment: a plan of a hundred jobs asks for it a thousand times."
+    "Hash a folder's listing, once in a moment: a plan of a hundred jobs asks a thousand times."
     folder = Path(source)
-    return digest(sorted((p.relative_to(folder).as_posix(), (s := p.stat()).st_size, s.st_mtime_ns) for p in folder.rglob("*") if p.is_file()))
+    return digest(sorted((p.relative_to(folder).as_posix(), (s := p.stat()).st_size, s.st_mtime_ns)
+                         for p in folder.rglob("*") if p.is_file()))

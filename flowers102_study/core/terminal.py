@@ -20,11 +20,12 @@ def expected(
     run: Run,
     stem: str, # of a notebook
 ) -> float | None: # seconds; None where nothing is known
-    "Say how long a stage took the last time, here or where the profile's published run was made."
+    "Return how long a stage took last, here or where the profile's published run was made."
     own = run.notebooks / f"{stem}.json"
     if own.exists() and (told := json.loads(own.read_text()).get("with_jobs")): return told
     published = project_root() / "report" / "results" / run.profile / "seconds.json"
-    return json.loads(published.read_text()).get(stem) if (run.drawn or not run.asked["data"]) and published.exists() else None
+    return (json.loads(published.read_text()).get(stem)
+            if (run.drawn or not run.asked["data"]) and published.exists() else None)
 
 
 def to_go(
@@ -44,7 +45,8 @@ def stage_line(
     left: float | None, # seconds; None where nothing is known
 ) -> str:
     "Write a stage's own line."
-    return f"{head} ... {clock(so_far)} so far" + ("" if left is None else f", about {clock(max(0, left))} to go")
+    return (f"{head} ... {clock(so_far)} so far"
+            + ("" if left is None else f", about {clock(max(0, left))} to go"))
 
 
 def stage_block(
@@ -68,7 +70,8 @@ class Teller:
         from rich.console import Console
         self.how, self.of, self.out = how, of, out or sys.stdout
         self.started, self.live, self.jobs, self.said = time.time(), None, {}, {}
-        self.console = Console(file=self.out, highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
+        self.console = Console(file=self.out, highlight=False, markup=False, soft_wrap=True,
+                               force_jupyter=False)
 
     def say(self, text: str, **event):
         "Say one thing, in words or as JSON."
@@ -79,12 +82,17 @@ class Teller:
         "Begin a stage; `left` is how many seconds it and those after it are expected to take."
         self.head, self.begun, self.jobs, self.said = f"[{number}/{self.of}] {stem}", time.time(), {}, {}
         self.stem = stem
-        line = lambda: stage_line(self.head, time.time() - self.started, None if left is None else left - (time.time() - self.begun))
+        line = lambda: stage_line(self.head, time.time() - self.started,
+                                  None if left is None else left - (time.time() - self.begun))
         if self.how == "people" and self.console.is_terminal:
             from rich.live import Live
-            self.live = Live(get_renderable=lambda: stage_block(line(), list(self.jobs.values())), console=self.console, transient=True, refresh_per_second=2, redirect_stdout=False, redirect_stderr=False)
+            self.live = Live(get_renderable=lambda: stage_block(line(), list(self.jobs.values())),
+                             console=self.console, transient=True, refresh_per_second=2,
+                             redirect_stdout=False, redirect_stderr=False)
             self.live.start()
-        else: self.say(line(), event="stage", state="begins", stage=stem, number=number, of=self.of, elapsed=round(time.time() - self.started, 1), to_go=left and round(left))
+        else:
+            self.say(line(), event="stage", state="begins", stage=stem, number=number, of=self.of,
+                     elapsed=round(time.time() - self.started, 1), to_go=left and round(left))
 
     def job(self, line: str):
         "Take in a job's progress, as it stands in a log: » name | done/total | note."
@@ -95,13 +103,16 @@ class Teller:
         if self.live: return
         if done >= total or time.time() - self.said.get(name, self.begun) > 60 or self.how == "json":
             self.said[name] = time.time()
-            self.say(self.jobs[name], event="job", stage=self.stem, job=name, done=done, total=total, note=note)
+            self.say(self.jobs[name], event="job", stage=self.stem, job=name, done=done, total=total,
+                     note=note)
 
     def end(self, number: int, stem: str, state: str, seconds: float = 0., **more):
         "End a stage: done, done before, failed or interrupted."
         if self.live: self.live.stop()
         self.live = None
-        self.say(f"[{number}/{self.of}] {stem}: {state}" + (f" in {clock(seconds)}" if seconds and state == "done" else ""), event="stage", state=state, stage=stem, number=number, of=self.of, seconds=round(seconds, 1), **more)
+        self.say(f"[{number}/{self.of}] {stem}: {state}"
+                 + (f" in {clock(seconds)}" if seconds and state == "done" else ""), event="stage",
+                 state=state, stage=stem, number=number, of=self.of, seconds=round(seconds, 1), **more)
 
 # %% ../../nbs/core/terminal.ipynb #fec16a42
 def follow_logs(

@@ -10,13 +10,14 @@ import types
 
 # %% ../../nbs/core/towers.ipynb #f3efa077
 def batched_attention(self, hidden_states, cu_seqlens, position_embeddings=None, **ignored):
-    "Attend within each picture of a batch whose pictures have the same number of patches; Qwen3-VL's attention otherwise."
+    "Attend within each picture where all have the same number of patches; else as Qwen3-VL does."
     import torch.nn.functional as F
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
     count = len(cu_seqlens) - 1
     query, key, value = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    apart = lambda x: x.view(count, -1, self.num_heads, self.head_dim).transpose(1, 2) # (pictures, heads, patches, width)
+    # (pictures, heads, patches, width)
+    apart = lambda x: x.view(count, -1, self.num_heads, self.head_dim).transpose(1, 2)
     mixed = F.scaled_dot_product_attention(apart(query), apart(key), apart(value), scale=self.scaling)
     return self.proj(mixed.transpose(1, 2).reshape(len(hidden_states), -1))
 
@@ -24,7 +25,8 @@ def batched_attention(self, hidden_states, cu_seqlens, position_embeddings=None,
 def linear_patches(self, hidden_states):
     "Embed patches, each of which is as large as the convolution's kernel."
     import torch.nn.functional as F
-    return F.linear(hidden_states.view(len(hidden_states), -1).to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+    return F.linear(hidden_states.view(len(hidden_states), -1).to(self.proj.weight.dtype),
+                    self.proj.weight.flatten(1), self.proj.bias)
 
 # %% ../../nbs/core/towers.ipynb #4174851a
 def streamline(

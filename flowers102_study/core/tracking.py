@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/core/tracking.ipynb #14320633
 class Curves:
-    "A training's curves, sent to trackio; silent for a folder that is no job's, and on all processes but the first."
+    "A training's curves, sent to trackio by a job's first process."
     def __init__(self,
         folder: Path, # the job's: runs/<run>/<arms or models>/<job>.partial
     ):
@@ -23,11 +23,14 @@ class Curves:
         if not mark.exists() or int(os.environ.get("RANK", 0)): return
         place = Path(folder).resolve().parents[1]
         name = f"{Path(folder).name.removesuffix('.partial')}-{json.loads(mark.read_text())['key'][:6]}"
-        for key in [k for k in os.environ if k.startswith("TRACKIO_")]: del os.environ[key] # somebody's space or server elsewhere
+        # somebody's space or server elsewhere
+        for key in [k for k in os.environ if k.startswith("TRACKIO_")]: del os.environ[key]
         os.environ["TRACKIO_DIR"] = str(place / "trackio") # read when it is imported
         def begin():
             import trackio
-            with contextlib.redirect_stdout(io.StringIO()): return trackio.init(project=place.name, name=name, resume="allow", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+            with contextlib.redirect_stdout(io.StringIO()):
+                return trackio.init(project=place.name, name=name, resume="allow", embed=False,
+                                    auto_log_cpu=False, auto_log_gpu=False)
         self.run = self.attempt(begin)
 
     def log(self,
@@ -35,7 +38,8 @@ class Curves:
         **values, # finite or not
     ):
         "Add a point to every curve that is named."
-        if self.run: self.attempt(lambda: self.run.log({k: float(v) for k, v in values.items()}, step=step))
+        if self.run:
+            self.attempt(lambda: self.run.log({k: float(v) for k, v in values.items()}, step=step))
 
     def end(self):
         "Write what is still to be written."
