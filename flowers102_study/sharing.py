@@ -37,10 +37,10 @@ def arm_model(run: Run, arm: str) -> dict: # kind: words, head or cnn; source: f
 
 def other_model(run: Run, arm: str, settings: dict) -> dict: # kind, source; raises SettingsError
     "Find the model of an arm that keeps none itself."
-    first, plain, asked = arm.partition(".")[0], arm.split(".closed")[0], settings["model"]
+    first, plain = arm.partition(".")[0], arm.split(".closed")[0]
     require(not {"only", "shots"} & settings.keys(),
             f"{arm} is a record of an ablation's head, and those keep no model; {first} has one")
-    kind = settings.get("kind") # of somebody else's classifier, evaluated here
+    asked, kind = settings["model"], settings.get("kind") # kind: of others' classifiers, evaluated here
     require(kind != "torchvision",
             f"{arm} is {asked}, which only `evaluate` understands; its record is what there is")
     if kind: return {"kind": "head" if kind == "vlm-head" else "cnn", "source": asked}
