@@ -78,6 +78,8 @@ def told_numbers(root: Path) -> set:
             found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
         for g in result.get("told", []):
             found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
+        for values in result.get("network", {}).get("accuracies", {}).values(): # of every training
+            found |= {f"{100 * v:.1f}" for v in values}
         tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else [])]
         for r in tests: found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
         chances = [r.get("holm_p", r["p"]) for r in tests]
