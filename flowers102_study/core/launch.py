@@ -29,7 +29,7 @@ from pathlib import Path
 import yaml
 
 from .keys import reached
-from .records import MANIFEST, digest, note, seal, sealed, sync, write_json
+from .records import digest, fingerprint, note, seal, sealed, sync, write_json
 from .settings import Run, SettingsError, one_of, package_folder, shown, stages
 
 # %% ../../nbs/core/launch.ipynb #692bbcb3
@@ -49,7 +49,7 @@ class Job:
 
     def key(self) -> str: # raises FileNotFoundError where an input is not done
         "Return a hash of the settings, inputs and code that decide this job's result."
-        prints = [json.loads((job.out / MANIFEST).read_text())["fingerprint"] for job in self.inputs]
+        prints = [fingerprint(job.out) for job in self.inputs]
         return digest([self.target, self.spec, prints, reached(self.target)])
 
     def done(self) -> bool:
