@@ -19,6 +19,7 @@ import numpy as np
 
 from .captions import CHOSEN, turns
 from .launch import progress
+from .records import job_name
 from .models import FAMILIES, VLM, chat, inputs, processor_class, save_processor
 from .training import optimizers
 from .towers import streamline
@@ -396,7 +397,7 @@ def pretrain(
 ):
     "Make one of the pocket's models. A job."
     if int(os.environ.get("RANK", 0)): return
-    block, name, seed = spec["pocket"], folder.name.removesuffix(".partial"), spec["seed"]
+    block, name, seed = spec["pocket"], job_name(folder), spec["seed"]
     pictures = np.load(inputs[0] / "pictures.npy")
     told = json.loads((inputs[0] / "facts.json").read_text())
     if block["names"] == "photographs":

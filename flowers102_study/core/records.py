@@ -300,7 +300,7 @@ def write_result(
 ):
     "Write `result.json` from an arm's scores."
     headline = scores["accuracy"]
-    result = {"arm": Path(folder).name.removesuffix(".partial"), "accuracy": headline["value"],
+    result = {"arm": job_name(Path(folder)), "accuracy": headline["value"],
               "correct": headline["correct"], "n": headline["n"], "interval": headline["interval"],
               "scores": scores, **rerun, "settings_sha256": digest(rerun.get("settings")),
               "versions": versions(), "measured": measured | {"commit": commit()},}

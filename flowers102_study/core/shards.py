@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .launch import join_processes, progress
-from .records import resumed_meter, write, write_json
+from .records import job_name, resumed_meter, write, write_json
 
 # %% ../../nbs/core/shards.ipynb #3524124e
 def write_part(
@@ -54,7 +54,7 @@ def spread(
     world, rank = accelerator.num_processes, accelerator.process_index
     parts = Path(folder) / "checkpoints"
     count = -(-n // batch)
-    name = Path(folder).name.removesuffix(".partial")
+    name = job_name(Path(folder))
     parts.mkdir(parents=True, exist_ok=True)
     for k in range(rank, count, world):
         if not (parts / f"{k:06d}.npz").exists():
