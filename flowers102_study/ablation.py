@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TABLES', 'NAME', 'KEPT', 'check_entry', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose',
            'choices', 'refit', 'refit_job', 'tuned_arms', 'asked_arms', 'choice_job', 'further_seeds', 'seed_jobs',
-           'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'in_turn', 'summary_job', 'difference_row', 'mean_row',
-           'summarise', 'needs', 'changed_by', 'findings', 'table_lines', 'drawn_table']
+           'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'summary_job', 'difference_row', 'mean_row', 'summarise', 'needs',
+           'changed_by', 'findings', 'table_lines', 'drawn_table']
 
 # %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
@@ -22,7 +22,7 @@ from .augment import augment_job
 from .baselines import arms, question_job
 from .classifier import (applied, bases, candidates, controls, features_job, fit_job,
                                          preferred, stored_features, write_arm)
-from .core.launch import Job, run_jobs
+from .core.launch import Job
 from .core.metrics import over_seeds, score_predictions
 from .core.paired import difference, mcnemar, paired
 from .core.records import (Meter, opened, read_predictions, write_json,
@@ -281,25 +281,10 @@ def jobs(run: Run) -> list:
     if "open-qa" not in run.baselines["tasks"]: return []
     plain = plain_jobs(run)
     own = [job for job in everything(*plain.values(), *arm_jobs(run)).values() if job.out not in plain]
-    # the long ones at either end: two lanes share them
-    place = {"flowers102_study.sft:train": 0, "flowers102_study.baselines:evaluate": 2}
-    own = sorted(own, key=lambda job: (not job.single, place.get(job.target, 1)))
+    # the long ones first: what is short fills the gaps
+    place = {"flowers102_study.sft:train": 0, "flowers102_study.baselines:evaluate": 1}
+    own = sorted(own, key=lambda job: (not job.single, place.get(job.target, 2)))
     return own + [summary_job(run)]
-
-# %% ../nbs/06_ablation.ipynb #9802626e
-def in_turn(run: Run, todo: list, title: str):
-    "Run jobs, each after those that it reads; those that are ready at the same time side by side."
-    done = [job for job in todo if job.done()]
-    if done: print(f"{len(done)} of {len(todo)} jobs were done before")
-    if len(done) == len(todo): return
-    while todo: # done or not: a job is among the same others in every run
-        waiting = {job.out for job in todo}
-        ready = [job for job in todo if not any(i.out in waiting for i in job.inputs)]
-        alone = [job for job in ready if job.single]
-        for job in alone: run_jobs(run, [job], job.name)
-        # what was ready beside the single ones waits for a moment: more may be by then
-        if not alone: run_jobs(run, ready, title)
-        todo = [job for job in todo if job not in (alone or ready)]
 
 # %% ../nbs/06_ablation.ipynb #164799b3
 def summary_job(run: Run) -> Job:

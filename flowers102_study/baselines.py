@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCORING', 'world_job', 'shared', 'model_job', 'told_names', 'question_job', 'answers_job', 'arms', 'ask_open',
            'ask_closed', 'open_columns', 'said_class', 'closed_columns', 'negative_columns', 'evaluate', 'pictures_of',
-           'rerun_facts', 'jobs', 'for_lanes', 'question_jobs', 'needs', 'kinds']
+           'rerun_facts', 'jobs', 'question_jobs', 'needs', 'kinds']
 
 # %% ../nbs/03_baselines.ipynb #9514e067
 from pathlib import Path
@@ -240,24 +240,18 @@ def rerun_facts(spec: dict, data: Path, inputs: list, vlm, world_size: int) -> d
 
 # %% ../nbs/03_baselines.ipynb #286f2570
 def jobs(run: Run) -> list:
-    "List this stage's jobs: the pocket's models, then every model's questions, in a lane each."
+    "List this stage's jobs: the pocket's models, then every model's questions."
     for task in run.baselines["tasks"]: one_of(task, TASKS, "task (baselines.tasks)")
     require(min(run.baselines["batch"], run.baselines["tokens"], run.models["size"] // 8) >= 1,
             "baselines.batch and tokens must be at least 1, models.size at least 8")
     one_of(run.models["dtype"], ("auto", "float32", "bfloat16"), "value of models.dtype")
-    made = [job for job in (model_job(run, arm) for arm in for_lanes(arms(run))) if job]
+    made = [job for job in (model_job(run, arm) for arm in arms(run)) if job]
     return ([world_job(run)] if made else []) + made + question_jobs(run)
-
-
-def for_lanes(arms: list) -> list:
-    "Order models so that each of two lanes gets a larger and a smaller one."
-    return arms[::2] + arms[1::2]
 
 
 def question_jobs(run: Run) -> list:
     "List the jobs in which models answer, a model's one after the other."
-    return [question_job(run, arm, task) for arm in for_lanes(arms(run))
-            for task in run.baselines["tasks"]]
+    return [question_job(run, arm, task) for arm in arms(run) for task in run.baselines["tasks"]]
 
 # %% ../nbs/03_baselines.ipynb #ad97114c
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu

@@ -22,10 +22,10 @@ from pathlib import Path
 import typer
 import yaml
 
-from .core.launch import alone, clock, command, devices, lanes, processes
+from .core.launch import alone, clock, command, devices, lanes, launcher, processes
 from .core.metrics import percent
 from .core.notebooks import execute, finished, stage_module
-from .core.plan import Needs, job_line, lane_titles, say_fit, shown_source, size
+from .core.plan import Needs, job_line, say_fit, shown_source, size
 from .core.records import read_results, write, write_json
 from .core.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
@@ -214,8 +214,8 @@ def print_plan(run: Run, chosen: dict):
         module = stage_module(stage)
         jobs = module.jobs(run)
         print(f"{path.stem}: {'done before' if finished(run, stage, path) else 'to do'}")
-        for title, i, single in lane_titles(run, stage, jobs):
-            print(f"  {shlex.join(command(run, run.logs / f'{title}.{i}.json', single))}")
+        for single in sorted({job.single for job in jobs if launcher(run, job.single)}):
+            print(f"  {shlex.join(command(run, run.logs / f'{stage}.0.json', single))}")
         for job in jobs:
             need = module.needs(run, job)
             all_needs.add(need)

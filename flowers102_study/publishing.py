@@ -9,13 +9,12 @@ __all__ = ['RECORDS', 'SOURCES', 'published_arms', 'executed', 'collect', 'befor
 
 # %% ../nbs/publishing.ipynb #29ae3600
 import json
-import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from .core.notebooks import KERNEL, QUIET
+from .core.notebooks import papermill_run
 from .core.plan import shown_source
 from .ablation import seed_jobs
 from .baselines import arms as asked_arms, told_names
@@ -205,12 +204,9 @@ def publish(
 def execute_in_place(path: Path):
     "Execute a notebook with its default parameters and keep the outputs without papermill's metadata."
     import nbformat
-    import papermill
     working = path.with_name(f".executing-{path.name}")
-    os.environ |= QUIET
     try:
-        papermill.execute_notebook(path, working, {}, kernel_name="python3", progress_bar=False,
-                                   cwd=str(project_root()), **KERNEL)
+        papermill_run(path, working, {}, {})
         book = nbformat.read(working, as_version=4)
     finally: working.unlink(missing_ok=True)
     book.metadata.pop("papermill", None)

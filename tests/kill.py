@@ -56,10 +56,11 @@ def killed(run, job, pattern: str, step: int) -> int: # whole checkpoints that t
     run.logs.mkdir(parents=True, exist_ok=True)
     with open(run.logs / "kill.log", "a") as log:
         until = Until(step)
-        child = start_lane(run, [job], "kill", log, until, 1)
+        child = start_lane(run, [job], "kill", log, until)
         assert until.there.wait(300), "the job did not come so far"
         os.killpg(child.pid, signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, "the job had ended before it was killed"
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, "the job had ended before it was killed"
         child.reader.join(5)
         return len(list(job.out.with_name(job.name + ".partial").glob(f"checkpoints/{pattern}")))
 

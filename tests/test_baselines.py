@@ -93,10 +93,10 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
     shutil.rmtree(job.out)
     prepare(job)
     with open(run.logs / "kill.log", "a") as log:
-        child = start_lane(run, [job], "kill", log, Board([]), 1)
-        while len(list(parts.glob("*.npz"))) < 3: time.sleep(.005); assert child.poll() is None
+        child = start_lane(run, [job], "kill", log, Board([]))
+        while len(list(parts.glob("*.npz"))) < 3: time.sleep(.005); assert child.exitcode is None
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.join()
     before = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
     assert 3 <= len(before) < 36
     watched = {}

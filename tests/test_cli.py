@@ -82,7 +82,11 @@ def test_plan_of_the_paper(study):
     # 102 outputs, as counted for torchvision's too
     assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told
     assert "Qwen/Qwen3-VL-4B-Instruct@ebb281ec70b0" in told and "4,437,815,808 parameters" in told
-    assert "flowers102_study.core.launch import child" in told and "in all: disk" in told
+    assert "in all: disk" in told and "core.launch" not in told # nothing to type without a launcher
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run", "--set",
+                "launch.processes=2", "resnet").stdout
+    assert ("torch.distributed.run --standalone --nproc_per_node=2" in told
+            and "flowers102_study.core.launch import child" in told)
     assert not (study / "runs").exists()
 
 

@@ -133,13 +133,13 @@ def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
     prepare(job)
     run.logs.mkdir(parents=True, exist_ok=True)
     with open(run.logs / "kill.log", "a") as log:
-        child = start_lane(run, [job], "kill", log, Board([]), 1)
+        child = start_lane(run, [job], "kill", log, Board([]))
         partial = job.out.with_name(job.name + ".partial")
         while len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) < 2:
             time.sleep(.01)
-            assert child.poll() is None
+            assert child.exitcode is None
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.join()
     assert list(partial.glob("checkpoints/checkpoint-*/pytorch_model_fsdp_0/*.distcp")) # really sharded
     (partial / "checkpoints/checkpoint-99").mkdir() # half-written
     files = export(run, job.name, tmp_path / "newest")

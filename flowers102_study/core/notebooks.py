@@ -10,10 +10,12 @@ __all__ = ['KERNEL', 'QUIET', 'notebook_done', 'stage_module', 'finished', 'figu
 import importlib
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
 from .keys import notebook_key
+from .launch import surroundings
 from .records import READS, sha256, still, write, write_json
 from .settings import Run, project_root
 
@@ -39,8 +41,9 @@ def finished(run: Run, stage: str, path: Path) -> bool:
     return notebook_done(run, path) and all(job.done() for job in stage_module(stage).jobs(run))
 
 # %% ../../nbs/core/notebooks.ipynb #d54dcec4
-# one stream a cell, no chatter
-KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"]}
+# one stream a cell, no chatter, and no seconds of waiting for what the kernel has started
+KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"],
+          "shutdown_kernel": "immediate"}
 # environment: no advice on bars, no bars of other libraries,
 # and one thread: on small arrays several wait for one another
 QUIET = {"PYTHONWARNINGS": "ignore:IProgress,ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error",
@@ -52,14 +55,18 @@ def figures_of(run: Run, path: Path) -> list: # of paths
     return sorted(run.figures.glob(f"{path.stem.split('_', 1)[1]}_*"))
 
 
-def papermill_run(run: Run, path: Path, working: Path, reads: Path):
-    "Execute a notebook into `working`; what it opens is noted in `reads`."
+def papermill_run(
+    path: Path,
+    working: Path, # the executed copy
+    parameters: dict,
+    settings: dict, # of the environment, beside those that keep it quiet
+):
+    "Execute a notebook in a kernel of its own, whose temporary files go with it."
     import papermill # takes a second; most calls find everything done
-    os.environ |= QUIET | {READS: str(reads)}
-    try:
-        papermill.execute_notebook(path, working, run.asked, kernel_name="python3", progress_bar=False,
+    with (tempfile.TemporaryDirectory() as scratch,
+          surroundings(os.environ | QUIET | settings | {"TMPDIR": scratch})):
+        papermill.execute_notebook(path, working, parameters, kernel_name="python3", progress_bar=False,
                                    cwd=str(project_root()), **KERNEL)
-    finally: del os.environ[READS]
 
 # %% ../../nbs/core/notebooks.ipynb #c307ddf3
 def execute(
@@ -76,7 +83,7 @@ def execute(
     # seconds of executions that did not come to their end
     part = json.loads(spent.read_text()) if spent.exists() else 0.
     for old in (record, reads, *figures_of(run, path)): old.unlink(missing_ok=True)
-    try: papermill_run(run, path, working, reads)
+    try: papermill_run(path, working, run.asked, {READS: str(reads)})
     except BaseException as error:
         keep_failure(working, final, error)
         write(spent, str(part + time.time() - started))

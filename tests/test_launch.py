@@ -1,0 +1,63 @@
+"""Jobs start when their inputs are there, each in a process of its own."""
+import os
+import subprocess
+import sys
+
+import pytest
+from flowers102_study.core import launch
+from flowers102_study.core.settings import open_run
+
+# no `if __name__ == "__main__"`: nobody who writes a few lines thinks of it
+SCRIPT = """
+from multiprocessing import forkserver
+from pathlib import Path
+from flowers102_study import baselines, data, prompts
+from flowers102_study.core.launch import run_jobs
+from flowers102_study.core.settings import open_run
+print("it begins")
+run = open_run("smoke", overrides={"launch.lanes": 2})
+jobs = [*baselines.jobs(run)[-2:], baselines.model_job(run, "instructblip-flan-t5-xl"),
+        baselines.world_job(run), *prompts.jobs(run), data.data_job(run)]
+run_jobs(run, jobs, "script")
+print(all(job.done() for job in jobs))
+print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ").read_bytes())
+"""
+
+
+def test_a_script_runs_jobs_after_their_inputs_and_itself_once(study):
+    (study / "script.py").write_text(SCRIPT)
+    told = subprocess.run([sys.executable, "script.py"], cwd=study,
+                          env=os.environ | {"HF_HOME": "/none"}, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("it begins") == 1 and "\nTrue\n" in told.stdout
+    # what jobs are forked from has the user's environment, and ours, from its start
+    assert all(word in told.stdout for word in ("HF_HOME=/none", "OMP_NUM_THREADS=1", *launch.KEPT))
+
+
+class Lane:
+    def __init__(self, *jobs): self.jobs = jobs
+
+
+def test_cores_are_shared_out(study, monkeypatch):
+    monkeypatch.chdir(study)
+    run = open_run("smoke", overrides={"launch.lanes": 0})
+    monkeypatch.setattr(launch.os, "cpu_count", lambda: 4)
+    job = lambda name, *inputs, **kind: launch.Job("m:f", run.folder / name, {}, inputs, **kind)
+    a, wide, single = job("a"), job("wide", threads=2), job("single", single=True)
+    after = job("after", a)
+    ready = lambda waiting, *busy: [j.name for j in launch.next_jobs(run, waiting, [*map(Lane, busy)])]
+    assert ready([a, after, wide, single]) == ["single"] and ready([a, after, wide]) == ["wide"]
+    assert ready([after], a) == [] and ready([after]) == ["after"]
+    assert ready([job("b")], a, wide) == ["b"] and ready([job("b")], a, a, wide) == []
+    assert ready([wide], a, a) == ["wide"] and ready([wide], a, a, a) == []
+    monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 1 << 36}])
+    assert ready([single, a, after]) == ["single"]
+    assert ready([a, job("b"), after, single]) == ["a", "b"] # one launcher for both
+
+
+def test_a_job_that_leaves_nothing_is_named(study, monkeypatch):
+    monkeypatch.chdir(study)
+    run = open_run("smoke")
+    bad = launch.Job("flowers102_study.core.records:nothing", run.folder / "bad", {})
+    with pytest.raises(RuntimeError, match="has no attribute 'nothing'"):
+        launch.run_jobs(run, [bad], "bad")
