@@ -31,7 +31,7 @@ def train_network() -> tuple: # (seconds of a step, parameters)
     average, rng = [t.detach().clone() for t in tensors(model)], np.random.default_rng(0)
     make = lambda rows: training_batch(pixels, labels, rows, 102, block, 0, 0)
     def steps(count):
-        batches = [rng.integers(0, 512, block["batch"]) for _ in range(count)]
+        batches = [rng.integers(0, 512, block["batch_size"]) for _ in range(count)]
         train_epoch(Accelerator(cpu=True), model, optimizer, average, batches, make, 0, 100, block)
     return timed(steps), model.parameters()
 
@@ -46,10 +46,10 @@ def train_language_model() -> tuple: # (seconds of a step, parameters)
     block, names = open_run("photos", "benchmark").pocket, oxford_names()
     vlm = build("qwen3-vl-4b", names, 0, {k: block[k] for k in SMALL})
     named, rng = list(vlm.net.named_parameters()), np.random.default_rng(0)
-    both = optimizers(named, block["rate"])
+    both = optimizers(named, block["learning_rate"])
     def steps(count):
         for _ in range(count):
-            pictures = rng.integers(0, 256, (64, block["size"], block["size"], 3), np.uint8)
+            pictures = rng.integers(0, 256, (64, block["image_size"], block["image_size"], 3), np.uint8)
             answers = [names[k] for k in rng.integers(0, 102, 64)]
             batch = taught(vlm, pictures, ["Which flower is this?"] * 64, answers)
             labels = batch.pop("labels")

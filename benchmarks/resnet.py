@@ -29,8 +29,8 @@ def step(model, optimizer, pictures, targets):
 def layouts(repeats: int):
     torch.set_num_threads(1)
     block, made = read_profile("pocket")["resnet"], {}
-    pictures = torch.rand(block["batch"], 3, block["size"], block["size"])
-    targets = torch.eye(102)[torch.arange(block["batch"]) % 102]
+    pictures = torch.rand(block["batch_size"], 3, block["image_size"], block["image_size"])
+    targets = torch.eye(102)[torch.arange(block["batch_size"]) % 102]
     for name, layout in (("channels last", torch.channels_last), ("default", torch.contiguous_format)):
         torch.manual_seed(0)
         model = build_model(block, [str(i) for i in range(102)]).to(memory_format=layout).train()
@@ -47,12 +47,12 @@ def layouts(repeats: int):
     print(json.dumps({"name": "CNN training step, channels last against default layout, CPU, one thread",
                       "ratio": round(peer / ours, 2), "goal": 1.0, "equal": equal, "n": repeats,
                       "note": f"median {ours * 1000:.0f} ms against {peer * 1000:.0f} ms for "
-                              f"{block['batch']} pictures"}))
+                              f"{block['batch_size']} pictures"}))
 
 
 def resident(batches: int, batch: int = 256):
     from flowers102_study.core.launch import join_processes
-    block = read_profile("paper")["resnet"] | {"mode": "basic", "batch": batch}
+    block = read_profile("paper")["resnet"] | {"augmentation": "basic", "batch_size": batch}
     torch.backends.cudnn.benchmark = True
     accelerator, names = join_processes(), [str(i) for i in range(102)]
     model, optimizer = wrap(accelerator, build_model(block, names, weights=False), block)

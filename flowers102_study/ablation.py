@@ -138,7 +138,7 @@ def choices(run: Run) -> list: # (key, value, name)
     places = [(layer, pooling) for layer in block["layers"] for pooling in block["pooling"]]
     found = ([("layer", l, f"layer{l}") for l in dict.fromkeys(l for l, _ in places)],
              [("pooling", p, p) for p in dict.fromkeys(p for _, p in places)])
-    kinds = [("head", k, k) for k in ("linear", "mlp")] if block["hidden"] else []
+    kinds = [("head", k, k) for k in ("linear", "mlp")] if block["mlp_width"] else []
     return [choice for group in (*found, kinds) if len(group) > 1 for choice in group]
 
 # %% ../nbs/06_ablation.ipynb #8076821b
@@ -214,12 +214,12 @@ def further_seeds(
 ) -> list: # empty where it is trained once; raises SettingsError
     "List the seeds with which something is trained again."
     block = run.ablation
-    for part in block["seeded"]: one_of(part, ("sft", "resnet"), "training (ablation.seeded)")
+    for part in block["retrain"]: one_of(part, ("sft", "resnet"), "training (ablation.retrain)")
     differ = len({run.settings["seed"], *block["seeds"]}) == 1 + len(block["seeds"])
     require(differ and min(block["seeds"], default=0) >= 0,
             "ablation.seeds must differ from each other and from "
             "the study's seed, and be at least 0: one training counted twice is no second seed")
-    return block["seeds"] if what in block["seeded"] else []
+    return block["seeds"] if what in block["retrain"] else []
 
 # %% ../nbs/06_ablation.ipynb #f8f7f0f4
 def seed_jobs(run: Run) -> dict: # {arm: [its jobs with other seeds]}
@@ -232,7 +232,7 @@ def seed_jobs(run: Run) -> dict: # {arm: [its jobs with other seeds]}
         found.setdefault(tuned, []).append(again(arm_job(run)))
         for head, base in (bases(run) | controls(run)).items():
             # a tower that rests is the base's
-            if base != tuned or head in controls(run) and not run.sft["tower"]: continue
+            if base != tuned or head in controls(run) and not run.sft["train_vision_tower"]: continue
             found.setdefault(head, []).append(refit_job(run, head, number, 0,
                                                         again(features_job(run, tuned))))
     return found
@@ -259,7 +259,7 @@ def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared
               for table in ("wording", "size")}
     found["choices"] = ([(f"{head}, {name}", choice_job(run, head, key, value, name), head)
                          for head in bases(run) for key, value, name in choices(run)]
-                        if run.ablation["choices"] else [])
+                        if run.ablation["head_variants"] else [])
     plain = plain_jobs(run)
     for table, rows in found.items():
         for label, job, _ in rows:

@@ -56,8 +56,8 @@ def mixtures(
     one, two = (to_input(torch.from_numpy(np.stack([pixels[i] for i in at]))) for at in (rows, others))
     first = torch.tensor([[1., 0.]]).expand(len(rows), 2)
     second = torch.tensor([[0., 1.]]).expand(len(rows), 2)
-    mixed, target = mix(one, first, two, second, u, TECHNIQUES[block["technique"]],
-                        {"mixup": block["alpha"], "cutmix": block["alpha"]})
+    mixed, target = mix(one, first, two, second, u, TECHNIQUES[block["method"]],
+                        {"mixup_alpha": block["alpha"], "cutmix_alpha": block["alpha"]})
     return (mixed * 255).round().byte().permute(0, 2, 3, 1).numpy(), target[:, 0].numpy()
 
 # %% ../nbs/02_augment.ipynb #e91e134b
@@ -119,9 +119,9 @@ def mix_rows(
     by_image = {r["image_id"]: r for r in read_prompts(prompts, "open-qa", "train")}
     index = read_index(data, "train")
     asked = [by_image[i] for i in index.image_id] # as the pixels lie
-    rows, others, u = partners(index.label, block["ratio"], seed)
+    rows, others, u = partners(index.label, block["fraction"], seed)
     shares = write_mixtures(folder / "pixels.npy", pixels, rows, others, u, block)
-    made = mixed_rows(asked, rows, others, shares, names, block["policy"])
+    made = mixed_rows(asked, rows, others, shares, names, block["label_policy"])
     write_lines(folder / "rows.jsonl", made)
     write_conversations(folder, asked + made, seed)
     write_json(folder / "report.json", {"settings": block, "originals": len(asked), "mixed": len(made)})
@@ -164,10 +164,10 @@ def export_mixed(
 def augment_job(run: Run) -> Job:
     "Build the job that mixes pictures."
     block = run.augment
-    one_of(block["technique"], TECHNIQUES, "technique (augment.technique)")
-    one_of(block["policy"], POLICIES, "policy (augment.policy)")
-    require(0 < block["ratio"] <= 1 and block["alpha"] > 0,
-            "augment.ratio is a share, above 0 and at most 1; augment.alpha must be above 0")
+    one_of(block["method"], TECHNIQUES, "technique (augment.method)")
+    one_of(block["label_policy"], POLICIES, "policy (augment.label_policy)")
+    require(0 < block["fraction"] <= 1 and block["alpha"] > 0,
+            "augment.fraction is a share, above 0 and at most 1; augment.alpha must be above 0")
     return Job("flowers102_study.augment:mix_rows", run.folder / "augment",
                {"seed": run.settings["seed"], "augment": block}, (data_job(run), prompts_job(run)),
                single=True)
@@ -180,5 +180,5 @@ def jobs(run: Run) -> list:
 
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what mixing needs: the mixed pixels once."
-    return {"disk": run.augment["ratio"] * expected(run)[0] * (3 * run.data["size"] ** 2 + 2e3),
+    return {"disk": run.augment["fraction"] * expected(run)[0] * (3 * run.data["image_size"] ** 2 + 2e3),
             "host": 6e8, "gpu": 0}

@@ -30,15 +30,16 @@ from .prompts import TASKS, class_genus, prompts_job, read_prompts
 def world_job(run: Run) -> Job:
     "Build the job that draws the world of the pocket's models."
     block = run.pocket
-    require(min(block["pictures"], block["tower"], block["talk"], block["batch"]) >= 1,
-            "pocket.pictures, tower, talk and batch must be at least 1")
-    require(block["rate"] > 0, "pocket.rate must be above 0")
-    require(block["size"] % 16 == 0 < block["size"] and block["width"] % 24 == 0 < block["width"],
-            "pocket.size must be a multiple of 16 pixels, pocket.width of 24")
-    require(min(block["layers"], block["depth"]) >= 2,
-            "pocket.layers and pocket.depth must be at least 2")
+    require(min(block["pictures"], block["vision_steps"], block["language_steps"], block["batch_size"])
+            >= 1, "pocket.pictures, tower, talk and batch must be at least 1")
+    require(block["learning_rate"] > 0, "pocket.learning_rate must be above 0")
+    require(block["image_size"] % 16 == 0 < block["image_size"]
+            and block["width"] % 24 == 0 < block["width"],
+            "pocket.image_size must be a multiple of 16 pixels, pocket.width of 24")
+    require(min(block["language_layers"], block["vision_layers"]) >= 2,
+            "pocket.language_layers and pocket.vision_layers must be at least 2")
     one_of(block["names"], ("drawn", "photographs"), "value of pocket.names")
-    spec = {"species": run.data["species"], "pictures": block["pictures"], "size": block["size"]}
+    spec = {"species": run.data["species"], "pictures": block["pictures"], "size": block["image_size"]}
     return Job("flowers102_study.core.captions:draw_world", shared(run, f"world-{digest(spec)[:6]}"),
                spec, single=True, stage="baselines")
 
@@ -91,8 +92,8 @@ def answers_job(
     task: str = "open-qa", # one of TASKS
 ) -> Job:
     "Build the job in which any model answers one task's questions."
-    block, how = run.baselines, {k: run.models[k] for k in ("size", "dtype", "system")}
-    used = {"batch": block["batch"], "tokens": block["tokens"]}
+    block, how = run.baselines, {k: run.models[k] for k in ("image_size", "dtype", "system_prompt")}
+    used = {k: block[k] for k in ("batch_size", "max_new_tokens")}
     spec = {"model": source, "weights": "" if made else listing_sum(source), "task": task, "models": how,
             "baselines": used, "seed": run.settings["seed"]}
     # another table of variants is another score
@@ -208,8 +209,8 @@ def evaluate(
     pictures, ask = pictures_of(data, rows), ask_open if task == "open-qa" else ask_closed
     def some(places):
         asked = [rows[k] for k in places]
-        return ask(vlm, pictures(places), asked, names, block["tokens"])
-    found = spread(accelerator, folder, len(rows), block["batch"], some, meter)
+        return ask(vlm, pictures(places), asked, names, block["max_new_tokens"])
+    found = spread(accelerator, folder, len(rows), block["batch_size"], some, meter)
     if not accelerator.is_main_process: return
     columns, scores = SCORING[task](rows, found, names)
     which = {"image_id": [r["image_id"] for r in rows], "split": [r["split"] for r in rows]}
@@ -242,8 +243,9 @@ def rerun_facts(spec: dict, data: Path, inputs: list, vlm, world_size: int) -> d
 def jobs(run: Run) -> list:
     "List this stage's jobs: the pocket's models, then every model's questions."
     for task in run.baselines["tasks"]: one_of(task, TASKS, "task (baselines.tasks)")
-    require(min(run.baselines["batch"], run.baselines["tokens"], run.models["size"] // 8) >= 1,
-            "baselines.batch and tokens must be at least 1, models.size at least 8")
+    require(min(run.baselines["batch_size"], run.baselines["max_new_tokens"],
+                run.models["image_size"] // 8) >= 1,
+            "baselines.batch_size, max_new_tokens must be at least 1, models.image_size 8")
     one_of(run.models["dtype"], ("auto", "float32", "bfloat16"), "value of models.dtype")
     made = [job for job in (model_job(run, arm) for arm in arms(run)) if job]
     return ([world_job(run)] if made else []) + made + question_jobs(run)
@@ -265,7 +267,7 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     if source in MADE: return {"disk": 2e3 * n, "host": libraries + 1e9, "gpu": 2e9}
     parameters = count_parameters(source)
     number = 2 if devices() else 4 # bytes: bf16 on GPUs
-    working = parameters * number * 1.1 + job.spec["baselines"]["batch"] * 6e7 * number
+    working = parameters * number * 1.1 + job.spec["baselines"]["batch_size"] * 6e7 * number
     name, _, revision = source.partition("@")
     # some are stored in float32
     return {"model": name, "revision": revision, "parameters": parameters,

@@ -187,7 +187,7 @@ def words_checks(run: Run, arm: str, found: dict) -> list:
     "Check a model that answers in words."
     from flowers102_study.core.artefacts import processor_of
     from flowers102_study.core.models import answer
-    folder, limit = Path(found["source"]), run.baselines["tokens"]
+    folder, limit = Path(found["source"]), run.baselines["max_new_tokens"]
     made = train_job(run) if found["result"]["settings"]["model"] == "study" else None
     checks = [files_check(folder)] if folder.is_dir() else []
     if made: checks = trained_checks(run, folder, made)
@@ -234,7 +234,8 @@ def trained_checks(run: Run, folder: Path, made: Job) -> list:
     method = told["settings"]["sft"]["method"]
     expected = set(tensors_of(base)) if method == "full" else {n for n in told.get("tensors", [])}
     return [files_check(folder), *weight_checks(folder, expected),
-            difference_check(folder, base, method, family.tower, told["settings"]["sft"]["tower"])]
+            difference_check(folder, base, method, family.tower,
+                             told["settings"]["sft"]["train_vision_tower"])]
 
 # %% ../nbs/checking.ipynb #88f15146
 def label_check(labels: list, names: list) -> Check: # of the model, of the data
@@ -286,7 +287,9 @@ def head_checks(run: Run, arm: str, model, processor) -> list:
     reloads, vlm = tried("processor", lambda: opened_vlm(run, source))
     if vlm is None: return [reloads]
     now, side = prompt_facts(vlm, open_question(run.prompts)), processor.size["height"]
-    noise = np.random.default_rng(0).integers(64, 192, (run.data["size"], run.data["size"], 3), np.uint8)
+    noise = np.random.default_rng(0).integers(64, 192,
+                                              (run.data["image_size"], run.data["image_size"], 3),
+                                              np.uint8)
     theirs = processor(images=[Image.fromarray(noise)], return_tensors="pt")["pixel_values"]
     ours, apart = vlm.normalised(noise[None]).cpu(), float("inf")
     if theirs.shape[-1] == vlm.side: apart = float((theirs - ours).abs().max())
@@ -323,7 +326,7 @@ def evaluation_job(
     kind, arm = checkpoint_kind(folder), arm or Path(source.partition("@")[0].rstrip("/")).name.lower()
     if kind == "vlm": return answers_job(run, arm, source, None, task)
     spec = {"model": source, "weights": listing_sum(str(folder)), "kind": kind,
-            "seed": run.settings["seed"], "batch": run.baselines["batch"]}
+            "seed": run.settings["seed"], "batch_size": run.baselines["batch_size"]}
     return Job("flowers102_study.checking:classify", run.arm(arm), spec, (data_job(run),))
 
 # %% ../nbs/checking.ipynb #1fd34510
@@ -365,7 +368,7 @@ def published_classifier(
 
 # %% ../nbs/checking.ipynb #ad78ff81
 def classify(
-    spec: dict, # {"model", "weights", "kind", "batch", "seed"}
+    spec: dict, # {"model", "weights", "kind", "batch_size", "seed"}
     inputs: list, # [data]
     folder: Path, # the arm, to be filled
 ):
@@ -379,7 +382,7 @@ def classify(
     def some(rows):
         pictures = np.stack([pixels[s][i] for s, i in (places[r] for r in rows)])
         return {"log_probs": work(pictures)[:, order]}
-    found = spread(accelerator, folder, len(places), spec["batch"], some, meter)
+    found = spread(accelerator, folder, len(places), spec["batch_size"], some, meter)
     if not accelerator.is_main_process: return
     first = len(pixels["validation"]) # pictures
     by_split = dict(zip(pixels, np.split(found["log_probs"], [first])))

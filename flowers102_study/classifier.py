@@ -39,11 +39,11 @@ def features_job(
 ) -> Job:
     "Build the job that computes one model's features."
     made, source = made_by(run, arm)
-    block, how = run.classifier, {k: run.models[k] for k in ("size", "dtype", "system")}
+    block, how = run.classifier, {k: run.models[k] for k in ("image_size", "dtype", "system_prompt")}
     spec = {"model": source, "weights": "" if made else listing_sum(source), "models": how,
             "question": open_question(run.prompts), "layers": block["layers"],
             "pooling": block["pooling"], "splits": ["train", "validation", "test"],
-            "batch": block["batch"]}
+            "batch_size": block["batch_size"]}
     return Job("flowers102_study.core.shards:extract", run.folder / "features" / arm, spec,
                (data_job(run),) + ((made,) if made else ()), stage="classifier")
 
@@ -139,11 +139,11 @@ def fit_mlp(
     import torch
     torch.manual_seed(seed)
     x, y, seen = torch.as_tensor(x), torch.as_tensor(y), torch.as_tensor(seen)
-    net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], block["hidden"]), torch.nn.GELU(),
-                              torch.nn.Linear(block["hidden"], classes))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=block["rate"], weight_decay=block["decay"],
-                                  fused=True)
-    epochs, weighing = block["epochs"], class_weights(y, classes, block["balance"])
+    net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], block["mlp_width"]), torch.nn.GELU(),
+                              torch.nn.Linear(block["mlp_width"], classes))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=block["learning_rate"],
+                                  weight_decay=block["weight_decay"], fused=True)
+    epochs, weighing = block["epochs"], class_weights(y, classes, block["class_balance"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(x) // 256))
     history, best = [], None
     for entry in epochs_of(net, optimizer, schedule, x, y, seen, truth, epochs, weighing):
@@ -172,7 +172,7 @@ def briefly(x, y, seen, truth, block: dict, classes: int, seed: int) -> list: # 
     torch.manual_seed(seed)
     x, y, seen = torch.as_tensor(x), torch.as_tensor(y), torch.as_tensor(seen)
     net = torch.nn.Linear(x.shape[1], classes)
-    weighing = class_weights(y, classes, block["balance"])
+    weighing = class_weights(y, classes, block["class_balance"])
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     return list(epochs_of(net, optimizer, None, x, y, seen, truth, block["epochs"], weighing))
 
@@ -187,14 +187,14 @@ def candidates(
     "Fit every head on one layer's features, pooled in one way."
     mean, deviation = scale_of(x["train"])
     inside, seen = ((x[s] - mean) / deviation for s in ("train", "validation"))
-    for strength, *weights, evaluations, left in solve(inside, y["train"], block["strengths"], classes,
-                                                       block["balance"]):
+    for strength, *weights, evaluations, left in solve(inside, y["train"], block["penalties"], classes,
+                                                       block["class_balance"]):
         yield (scored(log_softmax(seen @ weights[0].T + weights[1]), y["validation"])
                | {"head": "linear", "strength": strength, "evaluations": evaluations, "gradient": left},
                (mean, deviation, *weights))
-    if not block["hidden"]: return
+    if not block["mlp_width"]: return
     weights, scores, _ = fit_mlp(inside, y["train"], seen, y["validation"], block, classes, seed)
-    yield scores | {"head": "mlp", "strength": block["decay"]}, (mean, deviation, *weights)
+    yield scores | {"head": "mlp", "strength": block["weight_decay"]}, (mean, deviation, *weights)
 
 # %% ../nbs/05_classifier.ipynb #92da9a4a
 def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
@@ -307,7 +307,7 @@ def keep_head(folder: Path, spec: dict, inputs: list, weights: tuple, chosen: di
              "hidden": len(weights[2]) if len(weights) == 6 else 0}
     model = VLMForImageClassification(described(facts, source, home, names, **where))
     set_head(model, weights)
-    save_head(model, facts, folder, crop=read_report(inputs[0])["settings"]["crop"])
+    save_head(model, facts, folder, crop=read_report(inputs[0])["settings"]["center_crop"])
 
 # %% ../nbs/05_classifier.ipynb #0f4a834c
 def write_classified(
@@ -353,7 +353,8 @@ def base_of(spec: dict, inputs: list, device: str): # a VLM
     "Load the model that features were taken from."
     from flowers102_study.core.models import load
     how = spec["features"]["models"]
-    return load(model_source(spec, inputs), how["size"], device, how["dtype"], how["system"])
+    return load(model_source(spec, inputs), how["image_size"], device, how["dtype"],
+                how["system_prompt"])
 
 # %% ../nbs/05_classifier.ipynb #b0b9ac83
 def with_head(spec: dict, inputs: list, vlm, labels, folder: Path) -> tuple: # (model, tuner, facts)
@@ -364,7 +365,7 @@ def with_head(spec: dict, inputs: list, vlm, labels, folder: Path) -> tuple: # (
     names, home = read_report(inputs[0])["classes"], folder.with_name(job_name(folder)) / "model"
     layer = max(block["layers"])
     x = stored_features(inputs[1], spec["features"], layer, "last")["train"]
-    (mean, deviation), strength = scale_of(x), sorted(block["strengths"])[len(block["strengths"]) // 2]
+    (mean, deviation), strength = scale_of(x), sorted(block["penalties"])[len(block["penalties"]) // 2]
     (_, weights, biases, *_), = solve((x - mean) / deviation, labels, [strength], len(names))
     model = VLMForImageClassification(described(facts, model_source(spec, inputs), home, names,
                                                 layer=layer, pooling="last", width=x.shape[1]))
@@ -431,11 +432,11 @@ def train_together(accelerator, model, vlm, pixels: dict, y: dict, spec: dict, f
     import torch
     block, steps, parts = spec["sft"], spec["steps"], folder / "checkpoints"
     truth = torch.as_tensor(y["train"], device=vlm.device)
-    batch, held, accumulation = share_out(block["batch"], block["at_once"], len(truth),
+    batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], len(truth),
                                           accelerator.num_processes)
     collate = lambda rows: {"pixel_values": vlm.normalised(pixels["train"][rows]), "labels": truth[rows]}
     score = lambda: head_accuracy(accelerator, model, vlm, pixels["validation"], y["validation"])
-    every = -(-steps // block["validate"]) # steps
+    every = -(-steps // block["num_evals"]) # steps
     callbacks = [watcher(), keeper(job_name(folder), every, score, accelerator, meter)]
     settings = arguments(parts, block, steps, held, accumulation, spec["seed"],
                          accelerator.device.type == "cuda")
@@ -455,7 +456,7 @@ def finish_together(spec: dict, inputs: list, folder: Path, state, pixels: dict,
     write_json(folder / "history.json", history_of(state, ("step", "loss", "validation")))
     best = {"best_step": state.best_global_step, "validation": state.best_metric}
     write_arm(folder, spec, inputs, found, best, meter, accelerator.num_processes)
-    save_head(model, facts, folder / "model", True, read_report(data)["settings"]["crop"])
+    save_head(model, facts, folder / "model", True, read_report(data)["settings"]["center_crop"])
 
 # %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
@@ -471,16 +472,17 @@ def controls(run: Run) -> dict: # {arm of the head: arm of its base}
 def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
     "Build the job that fits a head."
     stored = features_job(run, (bases(run) | controls(run))[arm])
-    block = {k: v for k, v in run.classifier.items() if k not in ("batch", "together", "adapters")}
-    require(bool(block["layers"] and block["pooling"] and block["strengths"])
-            and min(block["strengths"]) > 0,
+    block = {k: v for k, v in run.classifier.items()
+             if k not in ("batch_size", "joint_steps", "joint_learning_rate")}
+    require(bool(block["layers"] and block["pooling"] and block["penalties"])
+            and min(block["penalties"]) > 0,
             "classifier.layers, pooling and strengths need values, strengths above 0")
     require(min(block["layers"]) > 0,
             "classifier.layers are the language model's own, 1 and up: heads on the vision tower's "
             "output are arms of their own")
-    require(0 <= block["balance"] <= 1,
-            "classifier.balance goes from 0, all pictures alike, to 1, all classes alike")
-    require(min(block["epochs"], run.classifier["batch"]) >= 1 and block["hidden"] >= 0,
+    require(0 <= block["class_balance"] <= 1,
+            "classifier.class_balance goes from 0, all pictures alike, to 1, all classes alike")
+    require(min(block["epochs"], run.classifier["batch_size"]) >= 1 and block["mlp_width"] >= 0,
             "classifier.epochs and batch must be at least 1, hidden at least 0")
     if arm in controls(run): block |= {"layers": [0], "pooling": ["tower"]}
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec,
@@ -491,14 +493,15 @@ def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
 # %% ../nbs/05_classifier.ipynb #c3f58f17
 def together_job(run: Run) -> Job | None: # None: the profile leaves it out
     "Build the job that trains a head and adapters together."
-    if not run.classifier["together"]: return None
+    if not run.classifier["joint_steps"]: return None
     alone = fit_job(run, f"{run.sft['base']}-head")
-    require("last" in run.classifier["pooling"], "classifier.together needs pooling 'last'")
+    require("last" in run.classifier["pooling"], "classifier.joint_steps needs pooling 'last'")
     block = ({k: run.sft[k]
-              for k in ("rank", "batch", "at_once", "warmup", "decay", "checkpointing", "validate")}
-             | {"tower": False, "rate": run.classifier["adapters"]})
+              for k in ("lora_rank", "batch_size", "micro_batch_size", "warmup_ratio", "weight_decay",
+                      "gradient_checkpointing", "num_evals")}
+             | {"train_vision_tower": False, "learning_rate": run.classifier["joint_learning_rate"]})
     return Job("flowers102_study.classifier:together", run.arm(f"{run.sft['base']}-head.together"),
-               alone.spec | {"sft": block, "steps": run.classifier["together"]}, alone.inputs)
+               alone.spec | {"sft": block, "steps": run.classifier["joint_steps"]}, alone.inputs)
 
 
 def jobs(run: Run) -> list:
@@ -521,7 +524,8 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     return {"model": name, "revision": revision, "parameters": parameters, "disk": 2 * stored,
             "host": processes(run) * 2e9 + stored,
             "gpu": parameters * 2.2
-                   + run.classifier["batch"] * (1.2e8 if job.target.endswith(":extract") else 1.3e9)}
+                   + run.classifier["batch_size"]
+                   * (1.2e8 if job.target.endswith(":extract") else 1.3e9)}
 
 # %% ../nbs/05_classifier.ipynb #45b2edb3
 def nearest_alike(x, labels) -> dict: # a share with its interval

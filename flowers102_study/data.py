@@ -54,11 +54,12 @@ def cut_splits(
             if cut[p.image_id] == "train": found.setdefault(p.name, []).append(p.image_id)
         return found
     if "test" not in cut.values():
-        cut |= dict.fromkeys(cut_from(members(), lambda n: min(n - 1, max(1, round(block["test"] * n))),
+        cut |= dict.fromkeys(cut_from(members(),
+                                      lambda n: min(n - 1, max(1, round(block["test_fraction"] * n))),
                                       seed, "test"), "test")
     if "validation" not in cut.values():
-        cut |= dict.fromkeys(cut_from(members(), lambda n: min(block["validation"], n // 3), seed,
-                                      "validation"), "validation")
+        cut |= dict.fromkeys(cut_from(members(), lambda n: min(block["validation_per_class"], n // 3),
+                                      seed, "validation"), "validation")
     return cut
 
 # %% ../nbs/00_data.ipynb #7aa7f871
@@ -110,7 +111,7 @@ def read_all(
 ) -> tuple: # (the readable ones, what read_one returned of them, the reasons)
     "Read every picture; leave out and name unreadable ones, or refuse them, as the profile says."
     kept, read, left_out = [], [], []
-    tasks = ((p.source, block["size"], block["crop"]) for p in pictures)
+    tasks = ((p.source, block["image_size"], block["center_crop"]) for p in pictures)
     for done, (picture, result) in enumerate(zip(pictures, pool.map(read_one, tasks, chunksize=32)), 1):
         if isinstance(result, str): left_out.append({"image_id": picture.image_id, "reason": result})
         else: kept.append(picture); read.append(result)
@@ -164,7 +165,7 @@ def prepare_data(
     order = index.sort_values(["split", "image_id"]).index
     index, read = index.loc[order].reset_index(drop=True), [read[i] for i in order]
     write_dataset(folder, index, read, classes)
-    if block["crop"] < 1:
+    if block["center_crop"] < 1:
         whole = np.stack([read[i][4] for i in np.flatnonzero(index.split == "train")])
         np.save(folder / "pixels" / "whole.npy", whole)
     index.to_parquet(folder / "index.parquet", index=False)
@@ -176,7 +177,7 @@ def write_report(folder: Path, index, classes: list, found, left_out, notes: lis
     "Write what later stages and readers need to know of the data."
     counts = {s: int((index.split == s).sum()) for s in ("train", "validation", "test")}
     write_json(folder / "report.json",
-               {"origin": found.origin, "classes": classes, "size": block["size"],
+               {"origin": found.origin, "classes": classes, "size": block["image_size"],
                 "split": block["split"], "counts": counts, "left_out": left_out,
                 "notes": found.notes + notes,
                 "settings": block | {"source": Path(block["source"]).name}})
@@ -259,13 +260,13 @@ def data_job(run: Run) -> Job: # what every later stage has among its inputs
     block = run.data
     one_of(block["split"], OXFORD_SPLITS, "value of data.split")
     one_of(block["unreadable"], ("leave out", "refuse"), "value of data.unreadable")
-    require(block["size"] >= 8, "data.size must be at least 8 pixels")
-    require(0 < block["test"] < 1, "data.test is a share: between 0 and 1")
-    require(.2 <= block["crop"] <= 1,
-            "data.crop is a share of a picture's width and height: from 0.2 to 1")
-    require(min(block["validation"], block["tested"]) >= 1,
-            "data.validation and data.tested must be at least 1")
-    used = {k: v for k, v in block.items() if k != "near"}
+    require(block["image_size"] >= 8, "data.image_size must be at least 8 pixels")
+    require(0 < block["test_fraction"] < 1, "data.test_fraction is a share: between 0 and 1")
+    require(.2 <= block["center_crop"] <= 1,
+            "data.center_crop is a share of a picture's width and height: from 0.2 to 1")
+    require(min(block["validation_per_class"], block["test_per_class"]) >= 1,
+            "data.validation_per_class and data.test_per_class must be at least 1")
+    used = {k: v for k, v in block.items() if k != "near_duplicate_bits"}
     return Job("flowers102_study.data:prepare_data", run.data_folder,
                {"seed": run.settings["seed"], "data": used, "listing": listing_sum(block["source"])},
                single=True)
@@ -278,8 +279,8 @@ def jobs(run: Run) -> list:
 # %% ../nbs/00_data.ipynb #d386580d
 def audit_job(run: Run) -> Job:
     "Build the job that looks for near-duplicates."
-    return Job("flowers102_study.data:audit", run.folder / "audit", {"near": run.data["near"]},
-               (data_job(run),), single=True)
+    return Job("flowers102_study.data:audit", run.folder / "audit",
+               {"near": run.data["near_duplicate_bits"]}, (data_job(run),), single=True)
 
 
 def expected(run: Run) -> tuple: # (pictures, classes)
@@ -288,7 +289,7 @@ def expected(run: Run) -> tuple: # (pictures, classes)
         report = read_report(run.data_folder)
         return sum(report["counts"].values()), len(report["classes"])
     source = run.data["source"]
-    if source == "drawn": return run.data["drawn"], run.data["species"]
+    if source == "drawn": return run.data["pictures"], run.data["species"]
     if source.startswith("hub:"): return 0, 0
     if source == "oxford": return 8189, len(oxford_names())
     files = [p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES]
@@ -299,9 +300,9 @@ def expected(run: Run) -> tuple: # (pictures, classes)
 # %% ../nbs/00_data.ipynb #af6154c8
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Return what preparing the data needs: the pixels twice (PNG is hardly smaller) and the download."
-    crop = run.data["crop"]
+    crop = run.data["center_crop"]
     # and the whole pictures
-    pixels = expected(run)[0] * 3 * run.data["size"] ** 2 * (1 + (crop < 1) / crop ** 2)
+    pixels = expected(run)[0] * 3 * run.data["image_size"] ** 2 * (1 + (crop < 1) / crop ** 2)
     if job.name == "audit": return {"disk": 0, "host": 5e8, "gpu": 0}
     return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels,
             "gpu": 0}
@@ -340,7 +341,7 @@ def read_pixels(
 def read_whole(
     folder: Path, # a run's data
 ) -> np.ndarray: # (n, size, size, 3) uint8, mapped into memory, in the order of the index
-    "Map the training pictures with what `data.crop` cuts off, for trainings that crop them anew."
+    "Map the training pictures with what `data.center_crop` cuts off, for trainings that crop them anew."
     return read_pixels(folder,
                        "whole" if (opened(folder) / "pixels" / "whole.npy").exists() else "train")
 

@@ -96,9 +96,9 @@ def headline_jobs(run: Run) -> dict: # {arm: job}
 def judge_job(run: Run) -> Job:
     "Build the job that tests the hypotheses."
     named, seeds = headline_jobs(run), seed_jobs(run)
-    require(0 < run.hypotheses["level"] < 1, "hypotheses.level must be between 0 and 1")
-    spec = {"comparisons": comparisons(run), "level": run.hypotheses["level"],
-            "seeded": [what for what in run.ablation["seeded"] if what == "sft"],
+    require(0 < run.hypotheses["alpha"] < 1, "hypotheses.alpha must be between 0 and 1")
+    spec = {"comparisons": comparisons(run), "level": run.hypotheses["alpha"],
+            "seeded": [what for what in run.ablation["retrain"] if what == "sft"],
             "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named},
             "drawn": run.drawn}
     inputs = {job.out: job

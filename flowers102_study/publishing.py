@@ -70,7 +70,8 @@ def collect(run: Run, figures: Path, records: Path):
                {"arms": arms, "asked": asked_arms(run),
                 "figures": sorted({Path(part).stem for part in drawn}), "label": label_of(run),
                 "profile": Path(run.profile).stem, "source": shown_source(run), "sft": run.sft,
-                "crop": run.data["crop"], "side": run.models["size"]})
+                "crop": run.data["center_crop"], "side": run.models["image_size"],
+                "shorter": int(read_index(run.data_folder)[["width", "height"]].min(axis=1).median())})
     if asks_openly(run):
         write_json(records / "reading.json", {"network": against_network(run), **circumstances(run)})
 
@@ -124,7 +125,7 @@ def against_network(
     "Compare the arm with everything, fine-tuned and with a head, with the convolutional network."
     one, two = f"{sft_arm(run)}-head", "resnet50"
     found = compare(read_predictions(run.arm(one)), read_predictions(run.arm(two)),
-                    run.hypotheses["level"])
+                    run.hypotheses["alpha"])
     again = {one: seed_jobs(run).get(one, []),
              two: [job for job in network_jobs(run) if job.name.startswith(f"{two}.s")]}
     seeds = {arm: [read_predictions(p)
@@ -136,7 +137,7 @@ def against_network(
     original = json.loads((project_root() / "report" / "results" / "original.json").read_text())
     return (found
             | {"one": one, "two": two,
-               "verdict": verdict(found["effect"], found["p"], run.hypotheses["level"]),
+               "verdict": verdict(found["effect"], found["p"], run.hypotheses["alpha"]),
                "reported": reread(original, [("Qwen3-VL-4B SFT + head", "ResNet50")])[0]})
 
 # %% ../nbs/publishing.ipynb #e68cfbfb

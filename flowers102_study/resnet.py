@@ -50,7 +50,7 @@ def build_model(
         model = ResNetForImageClassification(ResNetConfig(**pocket_sizes(block["width"]), **labels))
     elif weights: model = published_network(block, labels)
     else: model = ResNetForImageClassification(hub_config(block, labels))
-    if block["frozen"]: model.resnet.requires_grad_(False)
+    if block["freeze_backbone"]: model.resnet.requires_grad_(False)
     return model
 
 # %% ../nbs/08_resnet.ipynb #dedff9e4
@@ -95,12 +95,12 @@ def wrap(accelerator, model, block: dict): # (model, torch optimizer)
     "Put a model on its devices, in the way that the launcher chose, and give it an optimizer."
     import torch
     if accelerator.distributed_type == "DEEPSPEED":
-        raise SettingsError("the CNN fits on every GPU: use launch.config ddp or fsdp2")
+        raise SettingsError("the CNN fits on every GPU: use launch.accelerate_config ddp or fsdp2")
     def optimizer():
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [{"params": [p for p in trained if p.ndim > 1]},
                   {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.}]
-        return torch.optim.AdamW(groups, lr=block["rate"], weight_decay=block["decay"])
+        return torch.optim.AdamW(groups, lr=block["learning_rate"], weight_decay=block["weight_decay"])
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
@@ -155,9 +155,9 @@ def rate_at(
     block: dict, # rate, warmup
 ) -> float: # the learning rate
     "Rise linearly over the warm-up, then fall to zero along a cosine."
-    warm = max(1, round(block["warmup"] * steps))
-    if step < warm: return block["rate"] * (step + 1) / warm
-    return block["rate"] * .5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    warm = max(1, round(block["warmup_ratio"] * steps))
+    if step < warm: return block["learning_rate"] * (step + 1) / warm
+    return block["learning_rate"] * .5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 # %% ../nbs/08_resnet.ipynb #f0a910ec
 def step_once(accelerator, model, optimizer, pictures, targets, whole: int, smoothing: float):
@@ -189,7 +189,7 @@ def train_epoch(
     import torch
     model.train()
     # a frozen backbone keeps its batch statistics, too
-    if block["frozen"]: accelerator.unwrap_model(model).resnet.eval()
+    if block["freeze_backbone"]: accelerator.unwrap_model(model).resnet.eval()
     world, rank = accelerator.num_processes, accelerator.process_index
     total = torch.zeros((), device=accelerator.device)
     for step, rows in enumerate(batches, epoch * len(batches)):
@@ -197,12 +197,12 @@ def train_epoch(
         for group in optimizer.param_groups: group["lr"] = rate
         pictures, targets = make(rows[rank::world])
         total += step_once(accelerator, model, optimizer, pictures, targets, len(rows),
-                           block["smoothing"])
-        follow(average, model, min(block["average"], (1 + step) / (10 + step)))
+                           block["label_smoothing"])
+        follow(average, model, min(block["ema_decay"], (1 + step) / (10 + step)))
     if world > 1: same_statistics(model, average)
     mean = float(accelerator.reduce(total, "sum")) / len(batches)
     require(math.isfinite(mean),
-            f"the loss of epoch {epoch + 1} is {mean}: a smaller resnet.rate may help")
+            f"the loss of epoch {epoch + 1} is {mean}: a smaller resnet.learning_rate may help")
     return mean
 
 # %% ../nbs/08_resnet.ipynb #4ed98d40
@@ -280,7 +280,7 @@ def load_state(
 def load_splits(
     folder: Path, # a run's data
     device,
-    whole: bool = False, # training pictures with what `data.crop` cuts off
+    whole: bool = False, # training pictures with what `data.center_crop` cuts off
 ) -> dict: # {split: (pixels uint8 (n, h, w, 3), labels)}, tensors
     "Put the splits on the device, as bytes: 448-pixel Flowers102 is under 5 GB."
     import torch
@@ -303,7 +303,7 @@ def passes(
     n: int, # training pictures
 ) -> tuple: # (epochs, after how many of them validation is asked)
     "Return the number of epochs: small data are passed over more often, to make enough steps."
-    epochs = max(block["epochs"], -(-block["steps"] // max(1, n // block["batch"])))
+    epochs = max(block["epochs"], -(-block["min_steps"] // max(1, n // block["batch_size"])))
     return epochs, max(1, epochs // 20)
 
 # %% ../nbs/08_resnet.ipynb #91f4a0a7
@@ -316,20 +316,20 @@ def train(
     import torch
     from accelerate.utils import set_seed
     block, data, accelerator = spec["resnet"], inputs[0], join_processes()
-    require(accelerator.num_processes <= block["batch"],
-            "resnet.batch must be at least the number of processes")
+    require(accelerator.num_processes <= block["batch_size"],
+            "resnet.batch_size must be at least the number of processes")
     set_seed(spec["seed"])
     torch.backends.cudnn.benchmark = True # fast, and so not the same to the last bit on a GPU
     names = read_report(data)["classes"]
-    parts = load_splits(data, accelerator.device, block["mode"] != "none")
+    parts = load_splits(data, accelerator.device, block["augmentation"] != "none")
     model, optimizer = wrap(accelerator, build_model(block, names), block)
     facts = {"parameters": sum(p.numel() for p in model.parameters()),
              "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
              "world_size": accelerator.num_processes}
     state, best = fit(accelerator, model, optimizer, parts, len(names), spec, folder)
-    found, weights = results_of(accelerator, model, best, parts, block["size"])
+    found, weights = results_of(accelerator, model, best, parts, block["image_size"])
     if not accelerator.is_main_process: return
-    save_model(folder / "model", block, names, weights, read_report(data)["settings"]["crop"])
+    save_model(folder / "model", block, names, weights, read_report(data)["settings"]["center_crop"])
     record(spec, data, folder, found, state, facts)
 
 # %% ../nbs/08_resnet.ipynb #26d7d6bc
@@ -358,7 +358,7 @@ def fit(
     meter, curves = Meter(accelerator.device, state["measured"]), Curves(folder)
     epochs, every = passes(block, len(pixels))
     for epoch in range(state["epoch"], epochs):
-        batches = epoch_batches(spec["seed"], epoch, len(pixels), block["batch"])
+        batches = epoch_batches(spec["seed"], epoch, len(pixels), block["batch_size"])
         make = lambda rows: training_batch(pixels, labels, rows, classes, block, spec["seed"], epoch)
         loss = train_epoch(accelerator, model, optimizer, average, batches, make, epoch, epochs, block)
         if (epoch + 1) % every and epoch + 1 < epochs: continue
@@ -376,7 +376,7 @@ def fit(
 def validated(accelerator, model, part: tuple, block: dict) -> dict: # validation, validation_loss
     "Score the validation pictures."
     pixels, labels = part
-    log_probs, truth = predict(accelerator, model, pixels, block["size"]), labels.cpu().numpy()
+    log_probs, truth = predict(accelerator, model, pixels, block["image_size"]), labels.cpu().numpy()
     return {"validation": float((log_probs.argmax(1) == truth).mean()),
             "validation_loss": float(-log_probs[np.arange(len(truth)), truth].mean())}
 
@@ -407,46 +407,49 @@ def record(spec: dict, data: Path, folder: Path, found: dict, state: dict, facts
 def save_model(folder: Path, block: dict, names: list, state: dict, crop: float):
     "Write the network and its image processor as transformers expects them."
     from flowers102_study.core.heads import image_processor
-    model = build_model(block | {"frozen": False}, names, weights=False)
+    model = build_model(block | {"freeze_backbone": False}, names, weights=False)
     model.load_state_dict(state)
     model.save_pretrained(folder)
-    image_processor(block["size"], crop, 2, [.485, .456, .406], [.229, .224, .225]).save_pretrained(
-        folder)
+    image_processor(block["image_size"], crop, 2, [.485, .456, .406],
+                    [.229, .224, .225]).save_pretrained(folder)
 
 # %% ../nbs/08_resnet.ipynb #b226f4c7
 def check_settings(block: dict): # the profile's `resnet` block; raises SettingsError
     "Refuse what no training of a CNN can have."
-    require(min(block["epochs"], block["batch"], block["size"] // 8) >= 1,
-            "resnet.epochs and resnet.batch must be at least 1, resnet.size at least 8")
-    require(min(block["mixup"], block["cutmix"], block["rate"]) > 0,
-            "resnet.mixup, resnet.cutmix and resnet.rate must be above 0")
-    require(all(0 <= block[k] < 1 for k in ("warmup", "smoothing", "average")),
-            "resnet.warmup, smoothing and average are shares: from 0 to below 1")
-    require(.05 <= block["area"] <= 1, "resnet.area is a share of a picture's area: from 0.05 to 1")
-    require(0 < block["mixed"] <= 1 and 0 <= block["jitter"] < 1 and block["width"] >= 1,
-            "resnet.mixed is a share above 0, resnet.jitter one below 1, resnet.width at least 1")
+    require(min(block["epochs"], block["batch_size"], block["image_size"] // 8) >= 1,
+            "resnet.epochs and resnet.batch_size must be at least 1, resnet.image_size at least 8")
+    require(min(block["mixup_alpha"], block["cutmix_alpha"], block["learning_rate"]) > 0,
+            "resnet.mixup_alpha, resnet.cutmix_alpha and resnet.learning_rate must be above 0")
+    require(all(0 <= block[k] < 1 for k in ("warmup_ratio", "label_smoothing", "ema_decay")),
+            "resnet.warmup_ratio, label_smoothing and ema_decay are shares: from 0 to below 1")
+    require(.05 <= block["min_crop_area"] <= 1,
+            "resnet.min_crop_area is a share of a picture's area: from 0.05 to 1")
+    require(0 < block["mix_probability"] <= 1 and 0 <= block["color_jitter"] < 1 and block["width"] >= 1,
+            "resnet.mix_probability is a share above 0, resnet.color_jitter one below 1, resnet.width "
+            "at least 1")
 
 
-MIXED_BY = {"mixup": ["mixup", "mixed"], "cutmix": ["cutmix", "mixed"],
-            "mixcut": ["mixup", "cutmix", "mixed"]}
+MIXED_BY = {"mixup": ["mixup_alpha", "mix_probability"],
+            "cutmix": ["cutmix_alpha", "mix_probability"],
+            "mixcut": ["mixup_alpha", "cutmix_alpha", "mix_probability"]}
 
 
 def used_by(mode: str, block: dict) -> dict:
     "Return the settings that a mode uses: another must not retrain it."
-    apart = {"mixup", "cutmix", "mixed"} - set(MIXED_BY.get(mode, []))
-    return {key: value for key, value in block.items() if key not in apart} | {"mode": mode}
+    apart = {"mixup_alpha", "cutmix_alpha", "mix_probability"} - set(MIXED_BY.get(mode, []))
+    return {key: value for key, value in block.items() if key not in apart} | {"augmentation": mode}
 
 # %% ../nbs/08_resnet.ipynb #0d2900e8
 def arm_specs(run: Run) -> dict: # {arm: spec}
     "Name the arms of this stage, with their settings."
     block = {k: v for k, v in run.resnet.items() if k != "compare"}
-    modes = {"resnet50": block["mode"]}
-    modes |= {f"resnet50.{m}": m for m in run.resnet["compare"] if m != block["mode"]}
+    modes = {"resnet50": block["augmentation"]}
+    modes |= {f"resnet50.{m}": m for m in run.resnet["compare"] if m != block["augmentation"]}
     for mode in modes.values(): one_of(mode, MODES, "augmentation mode")
     check_settings(block)
     seeds = dict.fromkeys(modes, run.settings["seed"])
     seeds |= {f"resnet50.s{k}": seed for k, seed in enumerate(further_seeds(run, "resnet"), 1)}
-    settings = lambda arm: used_by(modes.get(arm, block["mode"]), block)
+    settings = lambda arm: used_by(modes.get(arm, block["augmentation"]), block)
     weights = listing_sum(block["model"])
     return {arm: {"seed": seed, "resnet": settings(arm), "weights": weights}
             for arm, seed in seeds.items()}
@@ -470,13 +473,13 @@ def needs(
         for part in model.modules():
             if not list(part.children()):
                 part.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
-        model(torch.empty(1, 3, block["size"], block["size"]))
+        model(torch.empty(1, 3, block["image_size"], block["image_size"]))
     parameters = sum(p.numel() for p in model.parameters())
-    stored = 3 * (run.data["size"] / run.data["crop"]) ** 2 * expected(run)[0]
+    stored = 3 * (run.data["image_size"] / run.data["center_crop"]) ** 2 * expected(run)[0]
     state = parameters * 4 * 6 # weights, gradients, two moments, the average, the best
     number = 2 if devices() else 4 # bytes: bf16 on GPUs
     # outputs and their gradients
-    working = state + stored + sum(sizes) * 2 * block["batch"] * number / processes(run)
+    working = state + stored + sum(sizes) * 2 * block["batch_size"] * number / processes(run)
     libraries = 6e8 # what Python with torch and transformers takes before it does anything
     return {"model": block["model"], "revision": block["revision"], "parameters": parameters,
             "disk": parameters * 4 * 6 * 2,

@@ -39,8 +39,8 @@ def adapters(
 ): # peft's LoraConfig
     "Configure low-rank adapters for every linear layer (Hu et al. 2021, arXiv 2106.09685)."
     from peft import LoraConfig
-    apart = None if block["tower"] else rf"{re.escape(tower)}\..*"
-    return LoraConfig(r=block["rank"], lora_alpha=2 * block["rank"], lora_dropout=0.,
+    apart = None if block["train_vision_tower"] else rf"{re.escape(tower)}\..*"
+    return LoraConfig(r=block["lora_rank"], lora_alpha=2 * block["lora_rank"], lora_dropout=0.,
                       target_modules="all-linear", exclude_modules=apart)
 
 
@@ -52,7 +52,7 @@ def trainable(
     from peft import get_peft_model
     if block["method"] == "lora": return get_peft_model(vlm.net, adapters(block, vlm.family.tower))
     vlm.net.requires_grad_(True)
-    vlm.net.get_submodule(vlm.family.tower).requires_grad_(block["tower"])
+    vlm.net.get_submodule(vlm.family.tower).requires_grad_(block["train_vision_tower"])
     return vlm.net
 
 
@@ -127,7 +127,7 @@ def read_lessons(
     data: Path, # a run's data
     prompts: Path, # its questions
     split: str,
-    whole: bool = False, # training pictures with what `data.crop` cuts off
+    whole: bool = False, # training pictures with what `data.center_crop` cuts off
 ) -> tuple: # (rows of the open question, pixels in the same order)
     "Read a split's questions, with the pictures that they are about."
     rows = read_prompts(prompts, "open-qa", split)
@@ -153,7 +153,7 @@ class TrainingSet:
         import torch
         self.rows, self.shown = lessons(spec, inputs)
         self.labels, self.shares = torch.tensor([r["label"] for r in self.rows]), torch.eye(classes)
-        self.block, self.seed, self.size = spec["sft"], spec["seed"], spec["models"]["size"]
+        self.block, self.seed, self.size = spec["sft"], spec["seed"], spec["models"]["image_size"]
 
     def pictures(self, some): # (n,) rows -> (n, size, size, 3) uint8
         "Return stored pictures."
@@ -162,31 +162,32 @@ class TrainingSet:
     def view(self, some, passes):
         "Crop, mirror and colour pictures as a pass does; each may be in another pass."
         pictures, block = self.pictures(some), self.block
-        return augmented(pictures, some, self.size, block["area"], block["jitter"], self.seed, passes)
+        return augmented(pictures, some, self.size, block["min_crop_area"], block["color_jitter"],
+                         self.seed, passes)
 
     def seen(self, some, passes) -> tuple: # (pictures, classes or shares of classes)
         "Show pictures as a pass does."
         classes = self.labels[some]
         if not self.block["augment"]: return self.pictures(some), classes
-        if not self.block["pasted"]: return self.view(some, passes), classes
+        if not self.block["paste_probability"]: return self.view(some, passes), classes
         u = keyed_each(self.seed, passes, some)
         partners = (u[:, 9] * len(self.rows)).astype(int)
         own, others = self.shares[classes], self.shares[self.labels[partners]]
         return pasted(self.view(some, passes), own, self.view(partners, passes), others,
-                      u[:, 10:15], self.block["pasted"])
+                      u[:, 10:15], self.block["paste_probability"])
 
 # %% ../nbs/04_sft.ipynb #5d0e2680
 def step_count(block: dict, n: int, batch: int) -> int:
     "Return how many steps a training takes: as many as the profile says, or so many passes."
-    return block["steps"] or max(2, block["epochs"] * (n // batch))
+    return block["max_steps"] or max(2, block["epochs"] * (n // batch))
 
 
 def start(spec: dict, inputs: list, device: str): # a VLM
     "Load the model that will be trained: in float32 where its own weights train, else as it is asked."
     from flowers102_study.core.models import load
     how = spec["models"]
-    return load(model_source(spec, inputs), how["size"], device,
-                "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system"])
+    return load(model_source(spec, inputs), how["image_size"], device,
+                "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system_prompt"])
 
 # %% ../nbs/04_sft.ipynb #1410fe57
 def collator(
@@ -210,8 +211,8 @@ def collator(
 def loss_of(block: dict, guide): # block: smoothing, guide; guide: a Guide, or None
     "Return the loss that Trainer computes: the answer's, and the guide's where there is one."
     def loss(outputs, labels, num_items_in_batch=None):
-        own = answer_loss(outputs, labels, num_items_in_batch, block["smoothing"])
-        return own + block["guide"] * guide.loss if guide else own
+        own = answer_loss(outputs, labels, num_items_in_batch, block["label_smoothing"])
+        return own + block["auxiliary_weight"] * guide.loss if guide else own
     return loss
 
 # %% ../nbs/04_sft.ipynb #6f5ce34a
@@ -222,26 +223,27 @@ def validator(accelerator, vlm, model, spec: dict, inputs: list, names: list): #
     rows, pixels = read_lessons(*inputs[:2], "validation")
     asking = spec["asking"]
     return lambda: validation_accuracy(accelerator, student, pixels, rows, names,
-                                       asking["batch"], asking["tokens"])
+                                       asking["batch_size"], asking["max_new_tokens"])
 
 
 def optimizer_of(model, block: dict): # None: AdamW, as Trainer makes it
     "Return Muon and AdamW joined, where the profile asks for Muon."
     if block["optimizer"] != "muon": return None
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return joined(optimizers(named, block["rate"], block["decay"]))
+    return joined(optimizers(named, block["learning_rate"], block["weight_decay"]))
 
 # %% ../nbs/04_sft.ipynb #12a4ea2b
 def run_trainer(accelerator, vlm, training: TrainingSet, spec: dict, inputs: list, folder: Path, meter):
     "Fine-tune along one line of rows; return Trainer's state, and facts for the record."
     block, parts, n = spec["sft"], folder / "checkpoints", len(training.rows)
     names, world = read_report(inputs[0])["classes"], accelerator.num_processes
-    batch, held, accumulation = share_out(block["batch"], block["at_once"], n, world)
+    batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], n, world)
     steps, model = step_count(block, n, batch), trainable(vlm, block)
     counts, line = count_trained(model), line_up(n, steps, batch, spec["seed"])
-    guide = Guide(vlm, len(names), block["smoothing"], batch) if block["guide"] else None
+    guide = (Guide(vlm, len(names), block["label_smoothing"], batch) if block["auxiliary_weight"]
+             else None)
     score = validator(accelerator, vlm, model, spec, inputs, names)
-    every = -(-steps // block["validate"]) # steps
+    every = -(-steps // block["num_evals"]) # steps
     callbacks = [watcher(), keeper(job_name(folder), every, score, accelerator, meter)]
     settings = arguments(parts, block, steps, held, accumulation, spec["seed"],
                          accelerator.device.type == "cuda")
@@ -306,15 +308,19 @@ def check_settings(block: dict): # the profile's `sft` block; raises SettingsErr
     "Refuse what no fine-tuning can have."
     one_of(block["method"], ("full", "lora"), "method (sft.method)")
     one_of(block["optimizer"], ("adamw", "muon"), "optimizer (sft.optimizer)")
-    counts = [block[key] for key in ("batch", "at_once", "validate", "rank")]
-    require(min(*counts, max(block["steps"] - 1, block["epochs"])) >= 1,
-            "sft.batch, at_once, validate, rank and epochs (or 2 steps) must be at least 1")
-    require(block["rate"] > 0 and 0 <= block["warmup"] < 1 and block["decay"] >= 0,
-            "sft.rate must be above 0, warmup a share from 0 to below 1, decay not below 0")
-    require(min(block["jitter"], block["smoothing"], block["guide"]) >= 0
-            and max(block["jitter"], block["smoothing"]) < 1,
-            "sft.jitter and sft.smoothing are shares from 0 to below 1, sft.guide is at least 0")
-    require(.05 <= block["area"] <= 1, "sft.area is a share of a picture's area: from 0.05 to 1")
+    counts = [block[key] for key in ("batch_size", "micro_batch_size", "num_evals", "lora_rank")]
+    require(min(*counts, max(block["max_steps"] - 1, block["epochs"])) >= 1,
+            "sft.batch_size, micro_batch_size, num_evals, lora_rank and epochs "
+            "(or 2 max_steps) must be at least 1")
+    require(block["learning_rate"] > 0 and 0 <= block["warmup_ratio"] < 1 and block["weight_decay"] >= 0,
+            "sft.learning_rate must be above 0, warmup_ratio a share from 0 to below 1, "
+            "weight_decay not below 0")
+    require(min(block["color_jitter"], block["label_smoothing"], block["auxiliary_weight"]) >= 0
+            and max(block["color_jitter"], block["label_smoothing"]) < 1,
+            "sft.color_jitter and sft.label_smoothing are shares from 0 to below 1, "
+            "sft.auxiliary_weight is at least 0")
+    require(.05 <= block["min_crop_area"] <= 1,
+            "sft.min_crop_area is a share of a picture's area: from 0.05 to 1")
 
 # %% ../nbs/04_sft.ipynb #a0169b9a
 def check_together(run: Run, block: dict): # raises SettingsError
@@ -322,14 +328,16 @@ def check_together(run: Run, block: dict): # raises SettingsError
     require(block["shots"] >= 0 and not (block["shots"] and block["mixed"]),
             "sft.shots must be at least 0, and 0 where sft.mixed is true: "
             "pictures are mixed from all of them")
-    require(0 <= block["pasted"] <= 1 and not (block["pasted"] and not block["augment"]),
-            "sft.pasted is a share of the pictures, from 0 to 1, and wants sft.augment: true")
-    require(not (block["augment"] and block["mixed"] and run.data["crop"] < 1),
-            "sft.mixed is not for sft.augment where data.crop is below 1: "
+    require(0 <= block["paste_probability"] <= 1
+            and not (block["paste_probability"] and not block["augment"]),
+            "sft.paste_probability is a share of the pictures, from 0 to 1, and wants sft.augment: true")
+    require(not (block["augment"] and block["mixed"] and run.data["center_crop"] < 1),
+            "sft.mixed is not for sft.augment where data.center_crop is below 1: "
             "mixed pictures have no margin to crop from")
-    plain = run.launch["config"] == "ddp" or processes(run) == 1
-    require(plain or block["optimizer"] == "adamw" and not block["guide"],
-            "sft.optimizer muon and sft.guide want launch.config ddp: they are not sharded")
+    plain = run.launch["accelerate_config"] == "ddp" or processes(run) == 1
+    require(plain or block["optimizer"] == "adamw" and not block["auxiliary_weight"],
+            "sft.optimizer muon and sft.auxiliary_weight want launch.accelerate_config ddp: they are "
+            "not sharded")
 
 # %% ../nbs/04_sft.ipynb #aeb42e57
 def train_job(run: Run) -> Job | None: # None: the profile names a model that is fine-tuned already
@@ -338,19 +346,20 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     check_settings(run.sft)
     if run.sft["source"] != "train": return None
     block = {k: v for k, v in run.sft.items() if k not in ("base", "source")}
-    if block["method"] == "full": del block["rank"] # what a method does not use must not retrain it
+    if block["method"] == "full": del block["lora_rank"] # what a method does not use must not retrain it
     # an adapter has no place for a guide, and its factors are no matrices for Muon
-    else: block |= {"guide": 0., "optimizer": "adamw"}
-    if block["steps"]: block["epochs"] = 0
+    else: block |= {"auxiliary_weight": 0., "optimizer": "adamw"}
+    if block["max_steps"]: block["epochs"] = 0
     check_together(run, block)
     made, source = model_job(run, base), run.models[base]
     spec = {"model": source, "weights": "" if made else listing_sum(source),
-            "models": {k: run.models[k] for k in ("size", "dtype", "system")}, "sft": block,
-            "asking": {k: run.baselines[k] for k in ("batch", "tokens")}, "seed": run.settings["seed"]}
+            "models": {k: run.models[k] for k in ("image_size", "dtype", "system_prompt")}, "sft": block,
+            "asking": {k: run.baselines[k] for k in ("batch_size", "max_new_tokens")},
+            "seed": run.settings["seed"]}
     inputs = [data_job(run), prompts_job(run), augment_job(run) if block["mixed"] else None, made]
     return Job("flowers102_study.sft:train", run.folder / "models" / sft_arm(run), spec,
                tuple(job for job in inputs if job),
-               threads=0 if processes(run) > 1 else run.launch["alone"])
+               threads=0 if processes(run) > 1 else run.launch["threads_alone"])
 
 # %% ../nbs/04_sft.ipynb #6d77b191
 def arm_job(run: Run) -> Job:
@@ -377,12 +386,13 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters; bytes: dis
     if job.target.endswith(":evaluate"):
         host = processes(run) * (2e9 + parameters * 4.4 * (not devices()))
         return said | {"disk": 2e3 * expected(run)[0], "host": host,
-                       "gpu": parameters * 2.2 + run.baselines["batch"] * 1.2e8}
-    sharded = processes(run) if run.launch["config"] in ("fsdp2", "zero3") else 1
+                       "gpu": parameters * 2.2 + run.baselines["batch_size"] * 1.2e8}
+    sharded = processes(run) if run.launch["accelerate_config"] in ("fsdp2", "zero3") else 1
     full = block["method"] == "full"
     states = parameters * 16 / sharded if full else parameters * 2.2
     # 240 tokens a picture at 448 pixels
-    working = min(block["at_once"], block["batch"]) * 240 * (1.1e6 if block["checkpointing"] else 5.5e6)
+    working = (min(block["micro_batch_size"], block["batch_size"]) * 240
+               * (1.1e6 if block["gradient_checkpointing"] else 5.5e6))
     host = processes(run) * (2e9 + parameters * 4 * (not devices())) + parameters * 8
     return said | {"download": parameters * 4, "kept": parameters * (4 if full else .1),
                    "disk": parameters * (12 * 3 + 4 if full else .1), "host": host,

@@ -57,8 +57,8 @@ def opened_vlm(run: Run, source: str): # a VLM
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     how = run.models
-    return load(source, how["size"], "cuda" if torch.cuda.is_available() else "cpu", how["dtype"],
-                how["system"])
+    return load(source, how["image_size"], "cuda" if torch.cuda.is_available() else "cpu", how["dtype"],
+                how["system_prompt"])
 
 
 def opened_classifier(source: str): # (model, image processor)
@@ -91,7 +91,7 @@ def classified(model, processor, pictures) -> np.ndarray: # (n, classes) log-pro
 def read_photo(run: Run, photo) -> np.ndarray: # (size, size, 3) uint8; raises SettingsError
     "Read a photograph as the study reads its pictures."
     from flowers102_study.core.sources import Unreadable, read_rgb, squared
-    try: return squared(read_rgb(photo), run.data["size"], run.data["crop"])
+    try: return squared(read_rgb(photo), run.data["image_size"], run.data["center_crop"])
     except Unreadable as error: raise SettingsError(f"{photo}: {error}") from None
 
 # %% ../nbs/sharing.ipynb #5b3f2a03
@@ -131,7 +131,7 @@ def in_words(
     from flowers102_study.core.ranking import normalise, rank
     vlm, asked = opened_vlm(run, source), [open_question(run.prompts)] * len(pictures)
     return (normalise(rank(vlm, pictures, asked, names)),
-            answer(vlm, pictures, asked, run.baselines["tokens"]))
+            answer(vlm, pictures, asked, run.baselines["max_new_tokens"]))
 
 # %% ../nbs/sharing.ipynb #280161bf
 def table_of(found: list) -> str:

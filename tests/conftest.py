@@ -57,6 +57,6 @@ def smoke(tmp_path_factory): # a finished smoke run, made once for all test proc
             folder.mkdir()
             # a process less to start, and the other core is another test's
             call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke", "--set",
-                 "launch.lanes=1")
+                 "launch.parallel_jobs=1")
             folder.with_suffix(".done").touch()
     return folder

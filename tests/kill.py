@@ -19,18 +19,19 @@ from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import open_run
 
 # small, and with every setting of the profile `photos` that could forget something
-PHOTOS = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40,
-          "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True, "sft.jitter": .3,
-          "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3, "sft.pasted": .5}
+PHOTOS = {"pocket.names": "photographs", "pocket.image_size": 32, "models.image_size": 32,
+          "data.image_size": 40, "pocket.width": 48, "sft.optimizer": "muon", "sft.augment": True,
+          "sft.color_jitter": .3, "data.center_crop": .8, "sft.label_smoothing": .05,
+          "sft.auxiliary_weight": .3, "sft.paste_probability": .5}
 SFT = (sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 12)
 # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs
 # to the first one
-STAGES = {"resnet": ({"data.drawn": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"],
-                      "resnet.mode": "mixcut"}, lambda run: resnet.jobs(run)[0],
+STAGES = {"resnet": ({"data.pictures": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"],
+                      "resnet.augmentation": "mixcut"}, lambda run: resnet.jobs(run)[0],
                      "model/model.safetensors", "*.sha256", 1),
-          "sft": ({"sft.steps": 48, "sft.validate": 4}, *SFT),
-          "photos": (PHOTOS | {"sft.steps": 48, "sft.validate": 4}, *SFT),
-          "lora": ({"sft.steps": 48, "sft.validate": 4, "sft.method": "lora"}, sft.train_job,
+          "sft": ({"sft.max_steps": 48, "sft.num_evals": 4}, *SFT),
+          "photos": (PHOTOS | {"sft.max_steps": 48, "sft.num_evals": 4}, *SFT),
+          "lora": ({"sft.max_steps": 48, "sft.num_evals": 4, "sft.method": "lora"}, sft.train_job,
                    "adapter_model.safetensors", "checkpoint-*/manifest.json", 12)}
 
 
@@ -71,7 +72,7 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
     shutil.copytree(Path(__file__).resolve().parents[1] / "nbs", root / "nbs")
     shutil.copy(Path(__file__).resolve().parents[1] / "settings.ini", root)
     os.chdir(root)
-    run = open_run("smoke", "kill", overrides=overrides | {"launch.lanes": 1})
+    run = open_run("smoke", "kill", overrides=overrides | {"launch.parallel_jobs": 1})
     run_jobs(run, [data.data_job(run)], "data")
     if stage != "resnet":
         for job in (prompts.prompts_job(run), baselines.world_job(run),
@@ -83,7 +84,7 @@ def main(times: int, stage: str = "resnet", seed: int = 0):
     for number in range(times):
         shutil.rmtree(job.out)
         shutil.rmtree(run.logs)
-        last = run.sft["steps"] if stage != "resnet" else run.resnet["epochs"]
+        last = run.sft["max_steps"] if stage != "resnet" else run.resnet["epochs"]
         # an epoch of the CNN tells of itself when its checkpoint is written
         step = (rng.randrange(first + 1, last * 3 // 4) if number % 2 == 0
                 else rng.randrange(1, first + 1))

@@ -75,9 +75,9 @@ def test_ablation_arms_differ_in_one_setting(run):
             == {"sft.mixed"})
     # full training has no rank
     assert (differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft.lora4")["settings"])
-            == {"sft.method", "sft.rank"})
+            == {"sft.method", "sft.lora_rank"})
     assert (differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.small")["settings"])
-            == {"models.size"})
+            == {"models.image_size"})
     assert (read("qwen3-vl-4b")["data"] == read("qwen3-vl-4b.brief")["data"]
             and read("qwen3-vl-4b")["prompts"] != read("qwen3-vl-4b.brief")["prompts"])
 
@@ -136,7 +136,7 @@ def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
     features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
     # the same pictures
     assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run)
-    resting = ablation.seed_jobs(run.changed({"sft.tower": False}))
+    resting = ablation.seed_jobs(run.changed({"sft.train_vision_tower": False}))
     assert set(resting) == set(tuned[:2]) # the tower of a model whose tower rests is the base's
     summary = json.loads((run.folder / "ablation/ablation.json").read_text())
     assert {arm: len(s["accuracies"]) for arm, s in summary["seeds"].items()} == dict.fromkeys(tuned, 2)
@@ -151,7 +151,7 @@ def test_every_seed_is_a_training(run):
                 != sha256(run.folder / two / "model.safetensors"))
     one, two = ({job.name: job for job in jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
     assert (two.spec == one.spec | {"seed": 43}
-            and not any(".s1" in job.name for job in jobs(run.changed({"ablation.seeded": ["sft"]}))))
+            and not any(".s1" in job.name for job in jobs(run.changed({"ablation.retrain": ["sft"]}))))
 
 
 def test_heads_read_the_language_model_and_their_controls_the_tower(run):
@@ -182,8 +182,8 @@ def test_models_of_the_ablations(run):
 
 def test_a_name_with_a_dot_is_compared_with_the_one_before_it(run):
     other = run.changed({"ablation.mixing": [{"mixcut": {"sft.mixed": True}},
-                                             {"mixcut.shares": {
-                                                  "sft.mixed": True, "augment.policy": "shares"}}]})
+                                             {"mixcut.shares": {"sft.mixed": True,
+                                                                "augment.label_policy": "shares"}}]})
     assert ([(job.name, reference) for _, job, reference in ablation.pairs(other)["mixing"]]
             == [("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft"),
                 ("qwen3-vl-4b-sft-mixcut.shares", "qwen3-vl-4b-sft-mixcut")])

@@ -52,13 +52,14 @@ def study(tmp_path_factory, smoke): # with the models that the smoke run has mad
 
 def prepared(name: str, **overrides):
     "Open a smoke run whose data, questions and models are there; open questions in 8 parts."
-    run = open_run("smoke", name, overrides={"baselines.batch": 5, "launch.lanes": 1} | overrides)
+    run = open_run("smoke", name,
+                   overrides={"baselines.batch_size": 5, "launch.parallel_jobs": 1} | overrides)
     for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
     return run
 
 
 def test_two_processes_leave_the_record_of_one(study):
-    one, two = prepared("one"), prepared("two", **{"launch.processes": 2})
+    one, two = prepared("one"), prepared("two", **{"launch.num_processes": 2})
     records = []
     for run in (one, two):
         assert baselines.model_job(run, "qwen3-vl-4b").done() # nothing is trained again for another run
@@ -66,9 +67,9 @@ def test_two_processes_leave_the_record_of_one(study):
                 + [baselines.question_job(run, "instructblip-flan-t5-xl")])
         jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features",
                         {"model": "pocket", "weights": "",
-                         "models": {"size": 48, "dtype": "auto", "system": ""}, "question": "Which?",
-                         "layers": [0, -1], "pooling": ["last", "mean"],
-                         "splits": ["test", "validation"], "batch": 7},
+                         "models": {"image_size": 48, "dtype": "auto", "system_prompt": ""},
+                         "question": "Which?", "layers": [0, -1], "pooling": ["last", "mean"],
+                         "splits": ["test", "validation"], "batch_size": 7},
                         (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
         run_jobs(run, jobs, "baselines")
         records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir()
@@ -85,7 +86,7 @@ def test_two_processes_leave_the_record_of_one(study):
 
 
 def test_a_killed_job_goes_on_from_the_last_part(study):
-    run = prepared("killed", **{"baselines.batch": 1})
+    run = prepared("killed", **{"baselines.batch_size": 1})
     job = baselines.question_job(run, "idefics2-8b")
     parts = job.out.with_name(job.name + ".partial") / "checkpoints"
     run_jobs(run, [job], "whole")
@@ -114,7 +115,7 @@ def test_a_killed_job_goes_on_from_the_last_part(study):
 
 
 def test_a_model_answers_all_its_tasks_before_the_next_is_loaded(study):
-    run = prepared("order", **{"launch.lanes": 1})
+    run = prepared("order", **{"launch.parallel_jobs": 1})
     assert ([j.name for j in baselines.question_jobs(run)][:3]
             == ["qwen3-vl-8b", "qwen3-vl-8b.closed-qa", "qwen3-vl-8b.closed-negative-qa"])
     loads = [job.inputs[-1].name for job in baselines.question_jobs(run)]

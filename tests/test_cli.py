@@ -18,43 +18,43 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
                           (["run", "--set", "resnet.epochs"], "KEY=VALUE"),
                           (["run", "--data", "no/such/folder"], "no folder at"),
                           (["run", "--data", "hub:foo"], "wants OWNER/NAME"),
-                          (["run", "--set", "resnet.steps=3", "resnet.epochs=3"], "repeat the option"),
-                          (["run", "--data", "drwn"], "did you mean 'drawn'?"),
+                          (["run", "--set", "resnet.min_steps=3", "resnet.epochs=3"],
+                           "repeat the option"), (["run", "--data", "drwn"], "did you mean 'drawn'?"),
                           (["run", "--name", "../elsewhere"], "a run's name"),
-                          (["run", "--set", "resnet.mode=mixcat"],
+                          (["run", "--set", "resnet.augmentation=mixcat"],
                            "unknown augmentation mode 'mixcat'; did you mean 'mixcut'?"),
                           (["run", "--set", "data.unreadable=refus"], "did you mean 'refuse'?"),
-                          (["run", "--set", "resnet.mixup=0.0"], "must be above 0"),
+                          (["run", "--set", "resnet.mixup_alpha=0.0"], "must be above 0"),
                           (["run", "--set", "resnet.epochs=0"], "must be at least 1"),
                           (["run", "--set", "prompts.wording=plane"],
                            "unknown wording 'plane'; did you mean 'plain'?"),
                           (["run", "--set", "prompts.options=1"], "must be from 2 to"),
                           (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
                           (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
-                          (["run", "--set", "augment.technique=mixap"], "did you mean 'mixup'?"),
-                          (["run", "--set", "augment.ratio=0.0"], "augment.ratio is a share"),
+                          (["run", "--set", "augment.method=mixap"], "did you mean 'mixup'?"),
+                          (["run", "--set", "augment.fraction=0.0"], "augment.fraction is a share"),
                           (["run", "--set", "ablation.mixing=[mixcut]"],
                            "must be a list, like [{'mixcut'"),
                           (["run", "--set", "ablation.mixing=[{mixcut: true}]"],
                            "is a list of entries like"),
                           (["run", "--set", "ablation.training=[{lora9: {sft.rnk: 9}}]"],
-                           "did you mean 'sft.rank'?"),
+                           "did you mean 'sft.lora_rank'?"),
                           (["run", "--set", "ablation.training=[{other: {resnet.epochs: 9}}]"],
                            "unknown block that ablation.training may change 'resnet'"),
                           (["run", "--set", "ablation.wording=[{same: {prompts.wording: plain}}]"],
                            "changes nothing that its arm uses"),
                           (["run", "--set", "ablation.models=[qwen3-vl-4]"],
                            "did you mean 'qwen3-vl-4b'?"),
-                          (["run", "--set", "ablation.training=[{s1: {sft.rate: 0.1}}]", "--set",
-                            "ablation.seeded=[sft]"], "would be called qwen3-vl-4b-sft.s1"),
-                          (["run", "--set", "ablation.size=[{brief: {models.size: 32}}]"],
+                          (["run", "--set", "ablation.training=[{s1: {sft.learning_rate: 0.1}}]",
+                            "--set", "ablation.retrain=[sft]"], "would be called qwen3-vl-4b-sft.s1"),
+                          (["run", "--set", "ablation.size=[{brief: {models.image_size: 32}}]"],
                            "would be called qwen3-vl-4b.brief"),
-                          (["run", "--set", "ablation.training=[{a.old: {sft.rate: 0.1}}]"],
+                          (["run", "--set", "ablation.training=[{a.old: {sft.learning_rate: 0.1}}]"],
                            "must be words of small letters"),
                           (["run", "--set", "ablation.seeds=[42, 43]"], "must differ from each other"),
                           (["run", "--set", "sft.shots=4"], "ablation.mixing, mixcut: sft.shots"),
-                          (["run", "--set", "ablation.seeded=[head]"],
-                           "unknown training (ablation.seeded) 'head'"),
+                          (["run", "--set", "ablation.retrain=[head]"],
+                           "unknown training (ablation.retrain) 'head'"),
                           (["run", "--set", "classifier.layers=[0, 2]"], "1 and up"),
                           (["run", "--profile", "photos", "--minutes", "5"],
                            "a profile that is named is taken as it is"),
@@ -84,7 +84,7 @@ def test_plan_of_the_paper(study):
     assert "Qwen/Qwen3-VL-4B-Instruct@ebb281ec70b0" in told and "4,437,815,808 parameters" in told
     assert "in all: disk" in told and "core.launch" not in told # nothing to type without a launcher
     told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run", "--set",
-                "launch.processes=2", "resnet").stdout
+                "launch.num_processes=2", "resnet").stdout
     assert ("torch.distributed.run --standalone --nproc_per_node=2" in told
             and "flowers102_study.core.launch import child" in told)
     assert not (study / "runs").exists()
@@ -95,16 +95,17 @@ def test_plan_for_gpus(study, monkeypatch):
     from flowers102_study.core.settings import open_run
     monkeypatch.chdir(study)
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 80 << 30}] * 4)
-    run = open_run("paper", overrides={"launch.config": "fsdp2"})
+    run = open_run("paper", overrides={"launch.accelerate_config": "fsdp2"})
     words = launch.command(run, study / "lane.json")
     assert ("--num_processes=4" in words and any(w.endswith("fsdp2.yaml") for w in words)
             and launch.lanes(run) == 1)
     with pytest.raises(launch.SettingsError, match="there are 4 GPUs"):
-        launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")
+        launch.command(open_run("paper", overrides={"launch.num_processes": 8}), study / "x")
     with pytest.raises(launch.SettingsError, match="did you mean 'fsdp2'"):
-        launch.command(open_run("paper", overrides={"launch.config": "fsdp"}), study / "x")
+        launch.command(open_run("paper", overrides={"launch.accelerate_config": "fsdp"}), study / "x")
     monkeypatch.setenv("NUM_MACHINES", "2")
     monkeypatch.setenv("MACHINE_RANK", "1")
     monkeypatch.setenv("MAIN_PROCESS_IP", "10.0.0.1")
     assert ({"--num_machines=2", "--machine_rank=1", "--main_process_ip=10.0.0.1"}
-            <= set(launch.command(open_run("paper", overrides={"launch.processes": 8}), study / "x")))
+            <= set(launch.command(open_run("paper", overrides={"launch.num_processes": 8}),
+                                  study / "x")))

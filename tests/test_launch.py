@@ -1,9 +1,13 @@
 """Jobs start when their inputs are there, each in a process of its own."""
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from flowers102_study import data, resnet
 from flowers102_study.core import launch
 from flowers102_study.core.settings import open_run
 
@@ -15,7 +19,7 @@ from flowers102_study import baselines, data, prompts
 from flowers102_study.core.launch import run_jobs
 from flowers102_study.core.settings import open_run
 print("it begins")
-run = open_run("smoke", overrides={"launch.lanes": 2})
+run = open_run("smoke", overrides={"launch.parallel_jobs": 2})
 jobs = [*baselines.jobs(run)[-2:], baselines.model_job(run, "instructblip-flan-t5-xl"),
         baselines.world_job(run), *prompts.jobs(run), data.data_job(run)]
 run_jobs(run, jobs, "script")
@@ -40,7 +44,7 @@ class Lane:
 
 def test_cores_are_shared_out(study, monkeypatch):
     monkeypatch.chdir(study)
-    run = open_run("smoke", overrides={"launch.lanes": 0})
+    run = open_run("smoke", overrides={"launch.parallel_jobs": 0})
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 4)
     job = lambda name, *inputs, **kind: launch.Job("m:f", run.folder / name, {}, inputs, **kind)
     a, wide, single = job("a"), job("wide", threads=2), job("single", single=True)
@@ -53,6 +57,8 @@ def test_cores_are_shared_out(study, monkeypatch):
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 1 << 36}])
     assert ready([single, a, after]) == ["single"]
     assert ready([a, job("b"), after, single]) == ["a", "b"] # one launcher for both
+    other = launch.Job("m:g", run.folder / "other", {})
+    assert ready([a, other, job("b")]) == ["a", "b"] # what only the first process does has no company
 
 
 def test_a_job_that_leaves_nothing_is_named(study, monkeypatch):
@@ -61,3 +67,51 @@ def test_a_job_that_leaves_nothing_is_named(study, monkeypatch):
     bad = launch.Job("flowers102_study.core.records:nothing", run.folder / "bad", {})
     with pytest.raises(RuntimeError, match="has no attribute 'nothing'"):
         launch.run_jobs(run, [bad], "bad")
+
+
+def smoke_data(study, monkeypatch):
+    monkeypatch.chdir(study)
+    run = open_run("smoke")
+    return run, data.data_job(run)
+
+
+def test_a_folder_that_was_sealed_before_a_kill_takes_its_place(study, monkeypatch):
+    run, job = smoke_data(study, monkeypatch)
+    launch.run_jobs(run, [job], "data")
+    job.out.rename(job.out.with_name("data.partial")) # sealed, and killed before it was renamed
+    launch.run_jobs(run, [job], "data")
+    assert job.done() and not job.out.with_name("data.partial").exists()
+
+
+def test_what_libraries_read_once_is_read_again(study, monkeypatch):
+    run, _ = smoke_data(study, monkeypatch)
+    assert launch.load_ahead(run)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
+    assert not launch.load_ahead(run)
+
+
+def test_where_nothing_can_be_forked_a_job_is_started(study, monkeypatch):
+    from flowers102_study import baselines
+    run, job = smoke_data(study, monkeypatch)
+    def too_long(run): raise OSError("AF_UNIX path too long")
+    monkeypatch.setattr(launch, "load_ahead", too_long)
+    jobs = [job, *baselines.jobs(run)[:2]]
+    launch.run_jobs(run, jobs, "spawned")
+    assert all(job.done() for job in jobs)
+
+
+def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
+    from multiprocessing import forkserver
+    run, job = smoke_data(study, monkeypatch)
+    launch.run_jobs(run, [job], "data")
+    job = launch.Job("flowers102_study.resnet:train", run.arm("resnet50"),
+                     resnet.jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}}, (job,))
+    launch.prepare(job)
+    with open(run.logs / "lane.log", "a") as log:
+        lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))
+        while not any("resnet50 | " in line for line in lane.words): time.sleep(.05)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        lane.join()
+        with pytest.raises(RuntimeError, match="ended with status"):
+            launch.check_ended(lane, run.logs / "lane.log")
+    while Path(f"/proc/{lane.pid}").exists(): time.sleep(.05)

@@ -9,8 +9,8 @@ from test_data import class_folders
 from test_runs import ARMS, MODELS, TRAINED, changed, stamps_of
 
 SHORTER = (*(word for table in ("training", "wording", "size")
-             for word in ("--set", f"ablation.{table}=[]")), "--set", "classifier.together=0", "--set",
-           "launch.lanes=1", "--set", "baselines.tasks=[open-qa]")
+             for word in ("--set", f"ablation.{table}=[]")), "--set", "classifier.joint_steps=0",
+           "--set", "launch.parallel_jobs=1", "--set", "baselines.tasks=[open-qa]")
 
 
 def test_own_pictures_and_what_changes_among_them(study, smoke):
@@ -88,9 +88,10 @@ def test_a_recipe_by_number_and_minutes(study):
     assert steps(plan("--dry-run", "--minutes", "30").stdout) > steps(told)
     refused = plan("--dry-run", "--minutes", "2", check=False)
     assert refused.returncode == 2 and "2 minutes are too few for 36 pictures; about" in refused.stderr
-    plan("--set", "sft.steps=7") # what is asked for by itself stands
+    plan("--set", "sft.max_steps=7") # what is asked for by itself stands
     run = json.loads((study / "runs/photos-few/run.json").read_text())
-    assert (run["profile"] == "photos" and run["overrides"]["sft.steps"] == 7
-            and run["overrides"]["resnet.steps"] > 7)
-    assert ("the same recipe as before" in plan("--dry-run").stdout and
-            "the same recipe" not in plan("--dry-run", "--minutes", "20").stdout)
+    assert (run["profile"] == "photos" and run["overrides"]["sft.max_steps"] == 7
+            and run["overrides"]["resnet.min_steps"] > 7)
+    assert steps(plan("--dry-run").stdout) == steps(told) # and only where it is asked for
+    longer = plan("--minutes", "30").stdout
+    assert steps(longer) == steps(plan("--dry-run").stdout) > steps(told) # minutes are remembered

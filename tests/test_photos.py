@@ -13,10 +13,11 @@ from flowers102_study.core.settings import SettingsError, open_run
 from flowers102_study.core.views import keyed, pasted
 from test_data import class_folders
 
-RECIPE = {"pocket.names": "photographs", "pocket.size": 32, "models.size": 32, "data.size": 40,
-          "pocket.width": 48, "pocket.depth": 3, "sft.optimizer": "muon", "sft.augment": True,
-          "sft.jitter": .3, "sft.area": .4, "data.crop": .8, "sft.smoothing": .05, "sft.guide": .3,
-          "sft.pasted": .5, "sft.steps": 12, "sft.validate": 3, "launch.lanes": 1}
+RECIPE = {"pocket.names": "photographs", "pocket.image_size": 32, "models.image_size": 32,
+          "data.image_size": 40, "pocket.width": 48, "pocket.vision_layers": 3, "sft.optimizer": "muon",
+          "sft.augment": True, "sft.color_jitter": .3, "sft.min_crop_area": .4, "data.center_crop": .8,
+          "sft.label_smoothing": .05, "sft.auxiliary_weight": .3, "sft.paste_probability": .5,
+          "sft.max_steps": 12, "sft.num_evals": 3, "launch.parallel_jobs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
     spec = sft.train_job(whole).spec
     plain = spec | {"sft": spec["sft"] | {"augment": False}}
     shown = lambda s: sft.lessons(s, [i.out for i in sft.train_job(whole).inputs])[1][0][0].shape[1]
-    assert (shown(spec), shown(plain)) == (50, 40) and made.spec["data"]["crop"] == .8
+    assert (shown(spec), shown(plain)) == (50, 40) and made.spec["data"]["center_crop"] == .8
 
 
 def test_what_is_exported_looks_at_the_middle_too():
@@ -89,11 +90,11 @@ def test_a_box_leaves_the_larger_half_and_the_targets_say_how_much():
 
 
 def test_fine_tuning_has_threads_of_its_own(whole):
-    run = whole.changed({"launch.alone": 3})
+    run = whole.changed({"launch.threads_alone": 3})
     assert (sft.train_job(run).threads == 3 and sft.arm_job(run).threads == 0
             and sft.train_job(run).spec == sft.train_job(whole).spec)
     # several processes share the cores already
-    assert sft.train_job(run.changed({"launch.processes": 2})).threads == 0
+    assert sft.train_job(run.changed({"launch.num_processes": 2})).threads == 0
 
 
 def test_the_sizes_are_the_profile_s(whole):
@@ -146,7 +147,7 @@ sft.train(json.loads(sys.argv[1]), [Path(p) for p in sys.argv[2].split('|')], Pa
 
 
 def test_two_processes_train_along_the_same_pictures(study, whole):
-    two = prepared(study, "two", **{"launch.processes": 2})
+    two = prepared(study, "two", **{"launch.num_processes": 2})
     read = lambda run: [h["loss"]
                         for h in json.loads((sft.train_job(run).out / "history.json").read_text())
                         if "loss" in h]
@@ -155,20 +156,23 @@ def test_two_processes_train_along_the_same_pictures(study, whole):
 
 
 def test_an_adapter_trains_without_a_guide(whole):
-    assert (sft.train_job(whole.changed({"sft.method": "lora"})).spec["sft"]["guide"] == 0
-            < sft.train_job(whole).spec["sft"]["guide"])
+    assert (sft.train_job(whole.changed({"sft.method": "lora"})).spec["sft"]["auxiliary_weight"] == 0
+            < sft.train_job(whole).spec["sft"]["auxiliary_weight"])
 
 
 @pytest.mark.parametrize("wrong, said",
                          [({"sft.optimizer": "sgd"}, "optimizer"),
-                          ({"pocket.size": 50}, "multiple of 16"), ({"pocket.width": 100}, "of 24"),
-                          ({"pocket.names": "Latin"}, "pocket.names"),
-                          ({"sft.jitter": 1.5}, "sft.jitter"), ({"resnet.mixed": 0.}, "resnet.mixed"),
-                          ({"sft.area": 0.}, "sft.area"), ({"sft.pasted": 1.5}, "sft.pasted"),
-                          ({"sft.pasted": .5, "sft.augment": False}, "sft.pasted"),
-                          ({"resnet.area": 2.}, "resnet.area"), ({"data.crop": 0.}, "data.crop"),
-                          ({"sft.optimizer": "muon", "launch.config": "fsdp2", "launch.processes": 2},
-                           "launch.config ddp")])
+                          ({"pocket.image_size": 50}, "multiple of 16"),
+                          ({"pocket.width": 100}, "of 24"), ({"pocket.names": "Latin"}, "pocket.names"),
+                          ({"sft.color_jitter": 1.5}, "sft.color_jitter"),
+                          ({"resnet.mix_probability": 0.}, "resnet.mix_probability"),
+                          ({"sft.min_crop_area": 0.}, "sft.min_crop_area"),
+                          ({"sft.paste_probability": 1.5}, "sft.paste_probability"),
+                          ({"sft.paste_probability": .5, "sft.augment": False}, "sft.paste_probability"),
+                          ({"resnet.min_crop_area": 2.}, "resnet.min_crop_area"),
+                          ({"data.center_crop": 0.}, "data.center_crop"),
+                          ({"sft.optimizer": "muon", "launch.accelerate_config": "fsdp2",
+                            "launch.num_processes": 2}, "launch.accelerate_config ddp")])
 def test_wrong_values_are_refused(wrong, said):
     from flowers102_study import resnet
     run = open_run("smoke", overrides=wrong)

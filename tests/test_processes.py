@@ -21,9 +21,9 @@ def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the 
         for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"),
                                           (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
             run = open_run("smoke", f"{frozen}-{processes}-{config}",
-                           overrides={"resnet.frozen": frozen, "resnet.compare": ["mixcut"],
-                                      "resnet.mode": "mixcut", "launch.processes": processes,
-                                      "launch.config": config, "launch.lanes": 1})
+                           overrides={"resnet.freeze_backbone": frozen, "resnet.compare": ["mixcut"],
+                                      "resnet.augmentation": "mixcut", "launch.num_processes": processes,
+                                      "launch.accelerate_config": config, "launch.parallel_jobs": 1})
             run_jobs(run, [data.data_job(run)], "data")
             run_jobs(run, resnet.jobs(run), "resnet")
             runs[frozen, processes, config] = run

@@ -99,12 +99,12 @@ def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
     third = stamps(study)
     assert changed(second, third) == {"08_resnet.ipynb", "resnet50", "resnet50.s1"}
     one = ("--set", "resnet.compare=[basic]", "--set", "resnet.epochs=1")
-    again(*one, "--set", "data.near=7")
+    again(*one, "--set", "data.near_duplicate_bits=7")
     fourth = stamps(study)
     # another threshold retrains nothing
     assert changed(third, fourth) == {"audit", "00_data.ipynb", "08_resnet.ipynb"}
     told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *one, "--set",
-                "data.size=16", check=False)
+                "data.image_size=16", check=False)
     # no arm on stale data
     assert (told.returncode == 1
             and "made with other settings; first run: flowers102-study run data" in told.stderr)

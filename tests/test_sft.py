@@ -13,8 +13,8 @@ from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
 from flowers102_study.core.settings import SettingsError, open_run
 from safetensors.numpy import load_file
 
-WAYS = {"one": {}, "ddp": {"launch.processes": 2},
-        "fsdp2": {"launch.processes": 2, "launch.config": "fsdp2"}}
+WAYS = {"one": {}, "ddp": {"launch.num_processes": 2},
+        "fsdp2": {"launch.num_processes": 2, "launch.accelerate_config": "fsdp2"}}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def study(tmp_path_factory, smoke): # with the models that the smoke run has mad
 
 def prepared(name: str, **overrides):
     "Open a smoke run with data and questions: a batch of 8, in two parts or on two processes."
-    run = open_run("smoke", name, overrides={"launch.lanes": 1} | overrides)
+    run = open_run("smoke", name, overrides={"launch.parallel_jobs": 1} | overrides)
     for job in (data.data_job(run), prompts.prompts_job(run)): run_jobs(run, [job], job.name)
     return run
 
@@ -39,7 +39,8 @@ def trained(study): # {(method, way): Run}
     for method, ways in (("full", ("one", "ddp", "fsdp2")), ("lora", ("one", "fsdp2"))):
         for way in ways:
             found[method, way] = run = prepared(f"{method}-{way}", **WAYS[way],
-                                                **{"sft.method": method, "sft.tower": method == "lora"})
+                                                **{"sft.method": method,
+                                                   "sft.train_vision_tower": method == "lora"})
             run_jobs(run, [sft.train_job(run)], "sft")
     return found
 
@@ -109,14 +110,14 @@ def test_checkpointing_changes_memory_not_losses(study):
         vlm = load(source, 48)
         set_seed(0)
         # the tower's adapters have gone without gradients in other code
-        model = sft.trainable(vlm, {"method": "lora", "rank": 2, "tower": True})
+        model = sft.trainable(vlm, {"method": "lora", "lora_rank": 2, "train_vision_tower": True})
         collate = lambda rows: taught(vlm, images[rows], ["Which flower is this?"] * len(rows),
                                       [f"flower {r}" for r in rows])
         with tempfile.TemporaryDirectory() as place:
             # the watcher looks after the fourth
             how = arguments(Path(place),
-                            {"rate": 1e-3, "warmup": .1, "decay": 0., "checkpointing": checkpointing}, 5,
-                            6, 1, 0, False)
+                            {"learning_rate": 1e-3, "warmup_ratio": .1, "weight_decay": 0.,
+                             "gradient_checkpointing": checkpointing}, 5, 6, 1, 0, False)
             losses.append([h["loss"]
                            for h in train_along(model, line_up(6, 5, 6, 0), collate, answer_loss, how,
                                                 [watcher()], None).log_history if "loss" in h])
@@ -128,7 +129,7 @@ def test_checkpointing_changes_memory_not_losses(study):
 def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
     from flowers102_study.sharing import export
     from transformers import AutoModelForImageTextToText
-    run = prepared("killed", **WAYS["fsdp2"], **{"sft.steps": 12, "sft.validate": 6})
+    run = prepared("killed", **WAYS["fsdp2"], **{"sft.max_steps": 12, "sft.num_evals": 6})
     job = sft.train_job(run)
     prepare(job)
     run.logs.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
     with pytest.raises(SettingsError, match="no whole checkpoint of step 7"):
         export(run, job.name, tmp_path / "other", step=7)
     run_jobs(run, [job], "sft")
-    steady = prepared("steady", **{"sft.steps": 12, "sft.validate": 6})
+    steady = prepared("steady", **{"sft.max_steps": 12, "sft.num_evals": 6})
     run_jobs(steady, [sft.train_job(steady)], "sft")
     for name, value in weights(steady).items():
         assert np.allclose(value, weights(run)[name], atol=1e-4), name
@@ -168,8 +169,8 @@ def test_a_model_that_is_fine_tuned_already_is_asked_and_not_trained(trained):
 @pytest.mark.parametrize("key, value, said",
                          [("sft.method", "loras", "did you mean 'lora'"),
                           ("sft.base", "qwen3-vl-4", "did you mean 'qwen3-vl-4b'"),
-                          ("sft.batch", 0, "at least 1"), ("sft.steps", 1, "2 steps"),
-                          ("sft.rate", 0, "above 0"), ("classifier.strengths", [0.], "above 0"),
+                          ("sft.batch_size", 0, "at least 1"), ("sft.max_steps", 1, "2 steps"),
+                          ("sft.learning_rate", 0, "above 0"), ("classifier.penalties", [0.], "above 0"),
                           ("classifier.layers", [], "need values")])
 def test_settings_that_cannot_be_are_refused(study, key, value, said):
     run = open_run("smoke", "bad", overrides={key: value})

@@ -93,7 +93,7 @@ def dataset_card(
     command: str, # that makes it again
 ) -> str: # Markdown
     "Write a dataset's card, with one subset of pictures and one a task."
-    side, whole = report["settings"]["size"], sum(rows.values())
+    side, whole = report["settings"]["image_size"], sum(rows.values())
     apart = ", and validation was cut from train." if report["split"] == "study" else "."
     parts = [f"---\n{subsets(tasks)}---", f"# {data_name(report['origin'])}, as the study uses them",
              "**Drawn flowers**, not photographs." if report["origin"]["source"] == "drawn" else "",

@@ -63,7 +63,7 @@ def papermill_run(
 ):
     "Execute a notebook in a kernel of its own, whose temporary files go with it."
     import papermill # takes a second; most calls find everything done
-    with (tempfile.TemporaryDirectory() as scratch,
+    with (tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
           surroundings(os.environ | QUIET | settings | {"TMPDIR": scratch})):
         papermill.execute_notebook(path, working, parameters, kernel_name="python3", progress_bar=False,
                                    cwd=str(project_root()), **KERNEL)

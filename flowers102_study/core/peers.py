@@ -80,16 +80,17 @@ def compare(
 # %% ../../nbs/core/peers.ipynb #8e3385cb
 def known_differences(result: dict) -> list: # sentences
     "List in what a record of ours was not made as lmms-eval's wrapper for Qwen3-VL works."
-    how, tokens = result["settings"]["models"], result["settings"]["baselines"]["tokens"]
+    how, tokens = result["settings"]["models"], result["settings"]["baselines"]["max_new_tokens"]
     told = []
     if result["side"] % 32 or result["side"] < 64:
         told.append(f"pictures were seen at {result['side']} pixels here, and lmms-eval enlarges them "
-                    "to a multiple of 32, at least 64: another grid (models.size, FLOWERS102_SIDE)")
+                    "to a multiple of 32, at least 64: another grid (models.image_size, "
+                    "FLOWERS102_SIDE)")
     if how["dtype"] != "bfloat16":
         told.append(f"numbers were {how['dtype']} here and are bfloat16 there (models.dtype)")
-    if how["system"] != "You are a helpful assistant.":
+    if how["system_prompt"] != "You are a helpful assistant.":
         told.append(f"the system message was {how['system']!r} here and is 'You are a helpful "
-                    "assistant.' there (models.system)")
+                    "assistant.' there (models.system_prompt)")
     if tokens != 16:
-        told.append(f"answers had at most {tokens} tokens here and 16 there (baselines.tokens)")
+        told.append(f"answers had at most {tokens} tokens here and 16 there (baselines.max_new_tokens)")
     return told

@@ -71,7 +71,8 @@ def say_fit(run: Run, needs: Needs, gpus: list): # gpus: as `devices` lists them
     print(f"\nin all: disk {size(disk)} of {size(free)} free; host memory {size(together)} of "
           f"{size(memory)}" + (f"; GPU memory {size(needs.gpu)}" if gpus else ""))
     smallest = min([gpu["bytes"] for gpu in gpus], default=0)
-    less = "fewer jobs side by side (--set launch.lanes=1), a smaller batch or more GPUs need less"
+    less = ("fewer jobs side by side (--set launch.parallel_jobs=1), a smaller batch or more GPUs need "
+            "less")
     for what, needed, there, advice in (
             ("disk", disk, free, "the Hub's cache can lie elsewhere (HF_HOME)"),
             ("host memory", together, memory, less), ("GPU memory", needs.gpu, smallest, less)):

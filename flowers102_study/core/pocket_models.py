@@ -20,6 +20,7 @@ import numpy as np
 from .captions import CHOSEN, turns
 from .launch import progress
 from .records import job_name
+from .settings import require
 from .models import FAMILIES, VLM, chat, inputs, processor_class, save_processor
 from .training import optimizers
 from .towers import streamline
@@ -76,14 +77,14 @@ TEMPLATES = {
 # %% ../../nbs/core/pocket_models.ipynb #6c179dbe
 SIZE, PATCH = 48, 8
 # of the profile's `pocket` block: what decides an architecture's size
-SMALL = {"size": SIZE, "width": 96, "layers": 4, "depth": 4}
+SMALL = {"image_size": SIZE, "width": 96, "language_layers": 4, "vision_layers": 4}
 MEAN = [.5, .5, .5]
 
 # %% ../../nbs/core/pocket_models.ipynb #f188b96f
 def qwen_config(
     words, # from a token to its number
     vocabulary: int,
-    how: dict, # size, width (a multiple of 24), layers, depth
+    how: dict, # image_size, width (a multiple of 24), and layers of both
 ):
     "Configure a small Qwen3-VL."
     from transformers import Qwen3VLConfig
@@ -92,15 +93,16 @@ def qwen_config(
              "vision_end": "vision_end"}
     ids = {f"{key}_token_id": words(f"<|{token}|>") for key, token in named.items()}
     text = dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 2,
-                num_hidden_layers=how["layers"], num_attention_heads=heads,
+                num_hidden_layers=how["language_layers"], num_attention_heads=heads,
                 num_key_value_heads=2 - heads % 2, head_dim=24, max_position_embeddings=1024,
                 pad_token_id=words("<|endoftext|>"), eos_token_id=words("<|im_end|>"),
                 tie_word_embeddings=True,
                 rope_parameters={"rope_type": "default", "rope_theta": 10000.,
                                  "mrope_section": [4, 4, 4], "mrope_interleaved": True})
-    vision = dict(depth=how["depth"], hidden_size=width, intermediate_size=width * 3, num_heads=heads,
-                  patch_size=PATCH, out_hidden_size=width,
-                  num_position_embeddings=(how["size"] // PATCH) ** 2, deepstack_visual_indexes=[1],
+    vision = dict(depth=how["vision_layers"], hidden_size=width, intermediate_size=width * 3,
+                  num_heads=heads, patch_size=PATCH, out_hidden_size=width,
+                  num_position_embeddings=(how["image_size"] // PATCH) ** 2,
+                  deepstack_visual_indexes=[1],
                   rope_parameters={"rope_type": "axial", "rope_theta": 100.})
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
 
@@ -114,14 +116,16 @@ def idefics_config(words, vocabulary: int, how: dict):
     "Configure a small Idefics2."
     width = how["width"]
     from transformers import Idefics2Config
-    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"],
-                  num_attention_heads=4, image_size=how["size"], patch_size=PATCH)
-    perceiver = dict(hidden_size=width, resampler_n_latents=latents(how["size"]), resampler_depth=1,
-                     resampler_n_heads=4, resampler_head_dim=24, num_key_value_heads=2)
+    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["vision_layers"],
+                  num_attention_heads=4, image_size=how["image_size"], patch_size=PATCH)
+    perceiver = dict(hidden_size=width, resampler_n_latents=latents(how["image_size"]),
+                     resampler_depth=1, resampler_n_heads=4, resampler_head_dim=24,
+                     num_key_value_heads=2)
     text = dict(model_type="mistral", vocab_size=vocabulary, hidden_size=width,
-                intermediate_size=width * 2, num_hidden_layers=how["layers"], num_attention_heads=4,
-                num_key_value_heads=2, head_dim=24, max_position_embeddings=1024, sliding_window=None,
-                pad_token_id=words("<unk>"), bos_token_id=words("<s>"), eos_token_id=words("</s>"))
+                intermediate_size=width * 2, num_hidden_layers=how["language_layers"],
+                num_attention_heads=4, num_key_value_heads=2, head_dim=24, max_position_embeddings=1024,
+                sliding_window=None, pad_token_id=words("<unk>"), bos_token_id=words("<s>"),
+                eos_token_id=words("</s>"))
     return Idefics2Config(vision_config=vision, perceiver_config=perceiver, text_config=text,
                           image_token_id=words("<image>"))
 
@@ -130,15 +134,17 @@ def blip_config(words, vocabulary: int, queries: int, how: dict):
     "Configure a small InstructBLIP with Flan-T5; its defaults start vision tower and queries at zero."
     width = how["width"]
     from transformers import InstructBlipConfig
-    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["depth"],
-                  num_attention_heads=4, image_size=how["size"], patch_size=PATCH, initializer_range=.02)
+    vision = dict(hidden_size=width, intermediate_size=width * 3, num_hidden_layers=how["vision_layers"],
+                  num_attention_heads=4, image_size=how["image_size"], patch_size=PATCH,
+                  initializer_range=.02)
     qformer = dict(vocab_size=queries, hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
                    intermediate_size=width * 3, encoder_hidden_size=width, cross_attention_frequency=1,
                    hidden_dropout_prob=0., attention_probs_dropout_prob=0., max_position_embeddings=256)
     text = dict(model_type="t5", vocab_size=vocabulary, d_model=width, d_kv=24, d_ff=width * 2,
-                num_layers=how["layers"] - 1, num_decoder_layers=how["layers"] - 1, num_heads=4,
-                dropout_rate=0., feed_forward_proj="gated-gelu", pad_token_id=words("<pad>"),
-                eos_token_id=words("</s>"), decoder_start_token_id=words("<pad>"))
+                num_layers=how["language_layers"] - 1, num_decoder_layers=how["language_layers"] - 1,
+                num_heads=4, dropout_rate=0., feed_forward_proj="gated-gelu",
+                pad_token_id=words("<pad>"), eos_token_id=words("</s>"),
+                decoder_start_token_id=words("<pad>"))
     return InstructBlipConfig(vision_config=vision, qformer_config=qformer, text_config=text,
                               num_query_tokens=8, image_token_index=words("<image>"))
 
@@ -156,7 +162,8 @@ ARCHITECTURES = {"qwen3-vl-8b": "qwen3_vl", "qwen3-vl-4b": "qwen3_vl",
 
 def larger(how: dict) -> dict: # the same keys
     "Enlarge a size for Qwen3-VL-8B's stand-in: a quarter wider, in whole heads, and one layer more."
-    return how | {"width": how["width"] * 5 // 4 // 24 * 24, "layers": how["layers"] + 1}
+    return (how
+            | {"width": how["width"] * 5 // 4 // 24 * 24, "language_layers": how["language_layers"] + 1})
 
 # %% ../../nbs/core/pocket_models.ipynb #e23d4da4
 def configured(arm: str, words, queries, how: dict): # a transformers configuration
@@ -198,7 +205,7 @@ def build(
     arm: str, # one of ARCHITECTURES
     texts: list, # for the tokenizer
     seed: int,
-    how: dict = SMALL, # size, width, layers, depth
+    how: dict = SMALL, # image_size, width, and layers of both
 ) -> VLM:
     "Make a pocket-sized model with random weights."
     import torch
@@ -210,7 +217,8 @@ def build(
     net = transformers.AutoModelForImageTextToText.from_config(configured(arm, words, queries, how))
     if queries: enliven(net)
     net.generation_config = endings(family, words)
-    return VLM(streamline(net), processor_of(family, words, queries, how["size"]), how["size"])
+    return VLM(streamline(net), processor_of(family, words, queries, how["image_size"]),
+               how["image_size"])
 
 # %% ../../nbs/core/pocket_models.ipynb #89d04dc2
 ASPECTS = ("colour", "second", "pattern", "heart", "centre", "petals", "genus", "blooms", "ground")
@@ -403,11 +411,12 @@ def pretrain(
     if block["names"] == "photographs":
         pictures, told = with_photographs(pictures, told, inputs[1], seed)
     vlm = build(spec["arm"], sayings(told, seed), seed, {k: block[k] for k in SMALL})
-    talk = block["talk"] * (2 if vlm.family.encodes else 1)
-    say = lambda done, note: progress(name, done, block["tower"] + talk, note)
-    learn_to_see(vlm, pictures, told, block["tower"], block["batch"], block["rate"], seed, say)
-    learn_to_speak(vlm, pictures, told, talk, block["batch"], .8 * block["rate"], seed,
-                   lambda done, note: say(block["tower"] + done, note))
+    talk = block["language_steps"] * (2 if vlm.family.encodes else 1)
+    say = lambda done, note: progress(name, done, block["vision_steps"] + talk, note)
+    learn_to_see(vlm, pictures, told, block["vision_steps"], block["batch_size"], block["learning_rate"],
+                 seed, say)
+    learn_to_speak(vlm, pictures, told, talk, block["batch_size"], .8 * block["learning_rate"], seed,
+                   lambda done, note: say(block["vision_steps"] + done, note))
     vlm.net.save_pretrained(folder)
     save_processor(vlm.processor, folder)
 
@@ -436,6 +445,10 @@ def with_photographs(
     pixels = np.load(data / "pixels" / "train.npy", mmap_mode="r")
     labels = index.label[index.split == "train"].to_numpy()
     rows = np.flatnonzero(np.isin(labels, taught_classes(len(classes), seed)))
+    require(len(rows) > 0, "none of the classes whose names the base is told has a training picture")
+    if len(rows) > len(pictures): # as many of each class as of the others
+        number = pd.Series(labels[rows]).groupby(labels[rows]).cumcount().to_numpy()
+        rows = np.sort(rows[np.argsort(number, kind="stable")][:len(pictures)])
     side = pictures.shape[1]
     own = np.stack([np.asarray(Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.BICUBIC))
                     for i in rows])

@@ -16,9 +16,9 @@ from .settings import read_profile, require
 SECONDS = {"pocket": 1.3, "sft": .52, "resnet": .11}
 # seconds that a picture takes in all stages together: read, asked about, turned into features
 PICTURE = .07
-NOTEBOOKS = 110 # seconds that nine notebooks take without their jobs
+NOTEBOOKS = 60 # seconds that nine notebooks take without their jobs
 FULL = {"pocket": 280, "sft": 2400, "resnet": 3000} # steps of `photos`
-LEAST = {"pocket": 80, "sft": 200, "resnet": 300} # below these, next to nothing is learnt
+LEAST = {"pocket": 40, "sft": 120, "resnet": 200} # below these, next to nothing is learnt
 # over the training pictures, as `photos` makes them over some thousands
 PASSES = {"sft": 48, "resnet": 60}
 # trainings; CNNs: the headline's, and one without augmentation
@@ -51,7 +51,9 @@ def steps_for(
     least = math.ceil(seconds_of(LEAST, pictures) / 60)
     require(not minutes or least <= minutes, f"{minutes} minutes are too few for {pictures:,} pictures; "
             f"about {least} are the least: --minutes {least}")
-    minutes = max(least, minutes or (15 if pictures < SMALL else 60))
+    # what must be read takes its time, however long training may take
+    free = 15 if pictures < SMALL else 60 + PICTURE * pictures / 60
+    minutes = max(least, minutes or free)
     wanted = dict(FULL)
     for part, passes in PASSES.items():
         by_passes = passes * training_pictures(pictures) / BATCH
@@ -66,8 +68,8 @@ def overrides_for(
 ) -> dict: # {dotted key: value}, over the profile `photos`
     "Write a choice of steps as keys of the profile."
     see = round(steps["pocket"] * 4 / 7) # more steps of seeing than of speaking, as in `photos`
-    return {"pocket.tower": see, "pocket.talk": steps["pocket"] - see, "sft.steps": steps["sft"],
-            "resnet.steps": steps["resnet"], "resnet.epochs": 1}
+    return {"pocket.vision_steps": see, "pocket.language_steps": steps["pocket"] - see,
+            "sft.max_steps": steps["sft"], "resnet.min_steps": steps["resnet"], "resnet.epochs": 1}
 
 
 def describe(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'project_root', 'stages', 'package_folder', 'require',
-           'flat', 'fits', 'set_key', 'read_profile', 'Run', 'label_of', 'run_name', 'open_run', 'model_folder',
-           'data_source', 'notebook_run', 'shown']
+           'flat', 'fits', 'renamed', 'refuse_keys', 'set_key', 'read_profile', 'Run', 'label_of', 'run_name',
+           'open_run', 'model_folder', 'data_source', 'notebook_run', 'shown']
 
 # %% ../../nbs/core/settings.ipynb #69abb338
 import copy
@@ -93,6 +93,21 @@ def fits(
     if isinstance(like, float): return type(value) in (int, float)
     return type(value) is type(like)
 
+# %% ../../nbs/core/settings.ipynb #cac33e9d
+def renamed() -> dict: # {"sft.rate": "sft.learning_rate", …}
+    "Return what keys of earlier profiles are called now."
+    blocks = yaml.safe_load((package_folder() / "renamed.yaml").read_text())
+    return {f"{block}.{old}": f"{block}.{new}" for block, keys in blocks.items()
+            for old, new in keys.items()}
+
+
+def refuse_keys(keys, schema: dict): # raises SettingsError
+    "Refuse keys that the schema does not have: those of before with their new names, else the first."
+    unknown, names = [key for key in keys if key not in schema], renamed()
+    before = [f"{key} is {names[key]} now" for key in unknown if key in names]
+    require(not before, "some profile keys have other names now: " + "; ".join(before))
+    for key in unknown: one_of(key, schema, "profile key")
+
 # %% ../../nbs/core/settings.ipynb #14c4f93f
 def set_key(
     settings: dict, # changed in place
@@ -100,8 +115,8 @@ def set_key(
     value, # of the schema's type
     schema: dict, # {dotted key: value}
 ):
-    "Set one dotted key, or raise `SettingsError` for a key or a type that the schema does not have."
-    if not fits(value, schema[one_of(key, schema, "profile key")]):
+    "Set one dotted key, or raise `SettingsError` for a type that the schema does not have."
+    if not fits(value, schema[key]):
         kind = {int: "an integer", float: "a number", str: "text", bool: "true or false",
                 list: "a list"}[type(schema[key])]
         raise SettingsError(f"{key} must be {kind}, like {schema[key]!r}; got {value!r}")
@@ -126,7 +141,9 @@ def read_profile(
     try: own = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error: raise SettingsError(f"{path} is not YAML: {error}") from None
     if not isinstance(own, dict): raise SettingsError(f"{path} must hold keys and values")
-    for key, value in (flat(own) | flat(overrides or {})).items(): set_key(settings, key, value, schema)
+    changes = flat(own) | flat(overrides or {})
+    refuse_keys(changes, schema)
+    for key, value in changes.items(): set_key(settings, key, value, schema)
     return settings
 
 # %% ../../nbs/core/settings.ipynb #a33c2c00
@@ -171,7 +188,9 @@ class Run:
     ): # a Run in the same folder
         "Return this run with other settings, checked as a profile's are; what an ablation compares."
         settings = copy.deepcopy(self.settings)
-        for key, value in changes.items(): set_key(settings, key, value, flat(self.settings))
+        schema = flat(self.settings)
+        refuse_keys(changes, schema)
+        for key, value in changes.items(): set_key(settings, key, value, schema)
         return replace(self, settings=settings)
 
     @property

@@ -78,7 +78,7 @@ def borrow(
     key = (source, device, *sorted(how.items()))
     if key not in HELD:
         HELD.clear() # before the next one takes its room
-        HELD[key] = load(source, how["size"], device, how["dtype"], how["system"])
+        HELD[key] = load(source, how["image_size"], device, how["dtype"], how["system_prompt"])
     return HELD[key]
 
 
@@ -91,7 +91,7 @@ def model_source(spec: dict, inputs: list) -> str:
 
 # %% ../../nbs/core/shards.ipynb #d28f7227
 def extract(
-    spec: dict, # {"model", "weights", "models", "question", "layers", "pooling", "splits", "batch"}
+    spec: dict, # {"model", "weights", "models", "question", "layers", "pooling", "splits", "batch_size"}
     inputs: list, # [data], and the model where the pocket makes it
     folder: Path, # to be filled: of each split .npy and .tower.npy; base.json, result.json
 ):
@@ -107,7 +107,7 @@ def extract(
                                            spec["pooling"])
         return {"features": states, "tower": tower}
     meter = resumed_meter(accelerator.device, folder)
-    found = spread(accelerator, folder, len(places), spec["batch"], some, meter)
+    found = spread(accelerator, folder, len(places), spec["batch_size"], some, meter)
     if not accelerator.is_main_process: return
     write_json(folder / "base.json", prompt_facts(vlm, question))
     write_json(folder / "result.json",

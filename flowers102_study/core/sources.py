@@ -316,10 +316,10 @@ def drawn_counts(
     block: dict, # the profile's `data` block
 ) -> np.ndarray: # pictures of each species for training
     "Share the training pictures out unevenly, from one part to about six."
-    kinds, total = block["species"], block["drawn"] - block["species"] * block["tested"]
+    kinds, total = block["species"], block["pictures"] - block["species"] * block["test_per_class"]
     if total < 3 * kinds:
-        raise SettingsError(f"data.drawn is too small for {kinds} species with {block['tested']} tested "
-                            "each")
+        raise SettingsError(f"data.pictures is too small for {kinds} species with "
+                            f"{block['test_per_class']} tested " "each")
     weights = np.random.default_rng(kinds).permutation(np.geomspace(1, 6, kinds))
     counts = np.floor(weights / weights.sum() * total).astype(int)
     counts[:total - counts.sum()] += 1
@@ -337,7 +337,8 @@ def draw_class(
 def drawn_pictures(block: dict, seed: int, pool) -> Collection:
     "Draw every species; the last pictures of each are its test."
     kinds, counts = species(block["species"]), drawn_counts(block)
-    tasks = [(k, range(n + block["tested"]), seed, block["size"]) for k, n in zip(kinds, counts)]
+    tasks = [(k, range(n + block["test_per_class"]), seed, block["image_size"])
+             for k, n in zip(kinds, counts)]
     pictures = []
     for done, (kind, n, arrays) in enumerate(zip(kinds, counts, pool.map(draw_class, tasks)), 1):
         slug = kind.name.replace(" ", "-")

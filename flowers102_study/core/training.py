@@ -317,14 +317,15 @@ def arguments(
     together = not gpu and int(os.environ.get("WORLD_SIZE", 1)) > 1
     checkpointing = {"gradient_checkpointing": True,
                      "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(
-        str(folder), per_device_train_batch_size=held, gradient_accumulation_steps=accumulation,
-        max_steps=steps, warmup_steps=max(1, round(block["warmup"] * steps)),
-        learning_rate=block["rate"], lr_scheduler_type="cosine", weight_decay=block["decay"],
-        max_grad_norm=1., optim="adamw_torch_fused", bf16=gpu, use_cpu=not gpu,
-        ddp_backend="gloo" if together else None, ddp_find_unused_parameters=False, seed=seed,
-        data_seed=seed, logging_steps=max(1, steps // 60), **PLAIN,
-        **(checkpointing if block["checkpointing"] else {}))
+    return TrainingArguments(str(folder), per_device_train_batch_size=held,
+                             gradient_accumulation_steps=accumulation, max_steps=steps,
+                             warmup_steps=max(1, round(block["warmup_ratio"] * steps)),
+                             learning_rate=block["learning_rate"], lr_scheduler_type="cosine",
+                             weight_decay=block["weight_decay"], max_grad_norm=1.,
+                             optim="adamw_torch_fused", bf16=gpu, use_cpu=not gpu,
+                             ddp_backend="gloo" if together else None, ddp_find_unused_parameters=False,
+                             seed=seed, data_seed=seed, logging_steps=max(1, steps // 60), **PLAIN,
+                             **(checkpointing if block["gradient_checkpointing"] else {}))
 
 # %% ../../nbs/core/training.ipynb #76734573
 def shard_on_cpu(trainer):

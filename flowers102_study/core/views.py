@@ -155,7 +155,7 @@ def mix(pictures, targets, others, other_targets, u, mode: str, block: dict):
     from scipy.special import betaincinv
     cut = (u[:, 0] < .5) if mode == "mixcut" else np.full(len(u), mode == "cutmix")
     # a mode's settings hold only what it uses
-    alpha = np.where(cut, block.get("cutmix", 1.), block.get("mixup", 1.))
+    alpha = np.where(cut, block.get("cutmix_alpha", 1.), block.get("mixup_alpha", 1.))
     # the inverse of Beta's distribution function: the picture's own share
     share = betaincinv(alpha, alpha, u[:, 1])
     size = pictures.shape[-1]
@@ -165,7 +165,7 @@ def mix(pictures, targets, others, other_targets, u, mode: str, block: dict):
         :, None, None]
     share = np.where(cut, 1 - box.mean((1, 2)), share) # a box that sticks out covers less
     keep = np.where(cut[:, None, None], ~box, share[:, None, None]).astype(np.float32)
-    left = u[:, 4] >= block.get("mixed", 1.) # some pictures stay themselves
+    left = u[:, 4] >= block.get("mix_probability", 1.) # some pictures stay themselves
     keep[left], share[left] = 1, 1
     keep, share = (torch.from_numpy(v).to(pictures.device)
                    for v in (keep[:, None], share[:, None].astype(np.float32)))
@@ -186,9 +186,9 @@ def seen(
     import torch
     index = torch.as_tensor(rows, device=pixels.device)
     pictures, targets = to_input(pixels[index]), torch.eye(classes, device=pixels.device)[labels[index]]
-    if block["mode"] == "none": return resized(pictures, block["size"]), targets
-    pictures = cropped(pictures, u, block["size"], block["area"])
-    return jittered(pictures, u[:, 15:17], block["jitter"]), targets
+    if block["augmentation"] == "none": return resized(pictures, block["image_size"]), targets
+    pictures = cropped(pictures, u, block["image_size"], block["min_crop_area"])
+    return jittered(pictures, u[:, 15:17], block["color_jitter"]), targets
 
 # %% ../../nbs/core/views.ipynb #de66231e
 def training_batch(
@@ -202,7 +202,7 @@ def training_batch(
 ): # (normalised pictures (n, 3, size, size), targets (n, classes))
     "Make one training batch: the same for the same rows, seed and epoch, whoever makes it."
     view = lambda which, u: seen(pixels, labels, which, u, classes, block)
-    mode, u = block["mode"], keyed(seed, epoch, rows)
+    mode, u = block["augmentation"], keyed(seed, epoch, rows)
     pictures, targets = view(rows, u)
     if mode == "randaugment": pictures = rand_augment(pictures, u[:, 5:9])
     if mode in MIXING:
@@ -224,5 +224,6 @@ def pasted(
     import torch
     larger = np.concatenate([u[:, :1], (1 + u[:, 1:2]) / 2, u[:, 2:]], 1) # the own share is above a half
     own, other = (to_input(torch.from_numpy(p)) for p in (pictures, others))
-    mixed, targets = mix(own, targets, other, other_targets, larger, "cutmix", {"mixed": share})
+    mixed, targets = mix(own, targets, other, other_targets, larger, "cutmix",
+                         {"mix_probability": share})
     return to_stored(mixed), targets
