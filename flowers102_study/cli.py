@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'MERGED', 'SEEN_BY', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'minutes_before', 'asked_run',
            'print_dry', 'run_command', 'try_stage', 'run_stages', 'refuse_other_pictures', 'own_words',
-           'print_pictures', 'print_plan', 'existing_run', 'results_command', 'opened_run', 'prompts_command',
-           'compare_command', 'record_at', 'told_difference', 'versus_command', 'predict_command', 'diagnose_command',
-           'evaluate_command', 'export_command', 'pushable', 'push_command', 'publish_command', 'notebooks_command',
-           'readme_command', 'main']
+           'print_pictures', 'print_plan', 'existing_run', 'told_result', 'group_of', 'results_command', 'opened_run',
+           'prompts_command', 'compare_command', 'record_at', 'told_difference', 'versus_command', 'predict_command',
+           'diagnose_command', 'evaluate_command', 'export_command', 'pushable', 'push_command', 'publish_command',
+           'notebooks_command', 'readme_command', 'main']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
@@ -25,7 +25,7 @@ import yaml
 from .core.launch import alone, clock, command, devices, lanes, launcher, processes
 from .core.metrics import percent
 from .core.notebooks import execute, finished, stage_module
-from .core.plan import Needs, job_line, say_fit, shown_source, size
+from .core.plan import Needs, job_line, say_fit, shown_source, size, stage_line
 from .core.records import read_results, write, write_json
 from .core.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
@@ -112,11 +112,11 @@ def asked_run(profile: str, name: str, data: str, asked: dict, minutes: int) -> 
     return open_run(profile, name, data, scaled | asked), note
 
 # %% ../nbs/cli.ipynb #4af2b90b
-def print_dry(run: Run, chosen: dict, note: str):
+def print_dry(run: Run, chosen: dict, note: str, verbose: bool):
     "Print what a run would do."
     if note: print(note)
     if Path(run.data["source"]).is_dir(): print_pictures(run)
-    print_plan(run, chosen)
+    print_plan(run, chosen, verbose)
 
 # %% ../nbs/cli.ipynb #df4814ba
 @app.command("run")
@@ -130,6 +130,7 @@ def run_command(
     set_: list[str] = typer.Option([], "--set", help="KEY=VALUE, for a profile key: resnet.epochs=3"),
     minutes: int = typer.Option(0, help="that own pictures may take on two cores; else by their number"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print what would be done, and what it needs"),
+    verbose: bool = typer.Option(False, "--verbose", help="with --dry-run: every job and its model"),
     quiet: bool = typer.Option(False, "--quiet", help="say nothing unless something fails"),
     as_json: bool = typer.Option(False, "--json", help="say it in lines of JSON, for programs"),
 ):
@@ -138,7 +139,7 @@ def run_command(
     run, note = asked_run(profile, name, data, overrides_from(set_), minutes)
     for key in chosen: stage_module(key).jobs(run) # refuses what a stage does not know
     refuse_other_pictures(run)
-    if dry_run: return print_dry(run, chosen, note)
+    if dry_run: return print_dry(run, chosen, note, verbose)
     teller = Teller("json" if as_json else "quiet" if quiet else "people", len(chosen))
     changed = run.asked["overrides"]
     if note: teller.say(note, event="recipe", profile=run.profile, keys=changed)
@@ -208,8 +209,8 @@ def print_pictures(run: Run):
           "; pictures that cannot be read are left out")
 
 # %% ../nbs/cli.ipynb #c35bfe0f
-def print_plan(run: Run, chosen: dict):
-    "Print stages, jobs, commands, models and needs, for the devices that there are."
+def print_plan(run: Run, chosen: dict, verbose: bool):
+    "Print stages, commands, models and needs, for the devices that there are; with all jobs if verbose."
     found, all_needs = devices(), Needs()
     where = ", ".join(f"{d['name']} ({size(d['bytes'])})" for d in found) or "no GPU: a CPU"
     print(f"run {run.name}: profile {run.profile}, data {shown_source(run)}\ndevices: {where}; "
@@ -217,14 +218,16 @@ def print_plan(run: Run, chosen: dict):
     for stage, path in chosen.items():
         module = stage_module(stage)
         jobs = module.jobs(run)
-        print(f"{path.stem}: {'done before' if finished(run, stage, path) else 'to do'}")
+        needs = [module.needs(run, job) for job in jobs]
+        for need in needs: all_needs.add(need)
+        done = "done before" if finished(run, stage, path) else stage_line(jobs, needs)
+        print(f"{path.stem}: {done}")
         for single in sorted({job.single for job in jobs if launcher(run, job.single)}):
             print(f"  {shlex.join(command(run, run.logs / f'{stage}.0.json', single))}")
-        for job in jobs:
-            need = module.needs(run, job)
-            all_needs.add(need)
-            print(job_line(job, need, bool(found)))
+        if not verbose: continue
+        for job, need in zip(jobs, needs): print(job_line(job, need, bool(found)))
     say_fit(run, all_needs, found)
+    if not verbose: print("every job: --verbose")
 
 # %% ../nbs/cli.ipynb #7d3c5b1d
 def existing_run(name: str) -> Path:
@@ -235,26 +238,38 @@ def existing_run(name: str) -> Path:
     return folder / one_of(name, known, "run")
 
 # %% ../nbs/cli.ipynb #cdf26630
+def told_result(r: dict, width: int) -> str:
+    "Describe an arm's result in a line of the table."
+    return f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}"
+
+
+def group_of(r: dict) -> str: # "" for the headline
+    "Name the part of the table that a result stands in; a variant has a dot in its arm's name."
+    task = r["settings"].get("task", "open-qa")
+    if task != "open-qa": return task
+    return "variants" if "." in r["arm"] else ""
+
+# %% ../nbs/cli.ipynb #8afe2f7b
 @app.command("results")
 def results_command(
     name: str = typer.Option("pocket", help="of the run"),
+    variants: bool = typer.Option(False, "--variants", help="those that differ in one setting, too"),
     as_json: bool = typer.Option(False, "--json", help="the records as they are"),
 ):
     "Print a run's result table: every finished arm, open questions first, with its settings in --json."
     results = read_results(existing_run(name))
     if as_json: print(json.dumps(results, indent=1, ensure_ascii=False)); return
     if not results: raise SettingsError(f"run {name!r} has no finished arm yet")
-    if told := label_of(opened_run(name)): print(told)
-    width = max(len(r["arm"]) for r in results)
-    headline = lambda r: r["settings"].get("task", "open-qa") == "open-qa" and "." not in r["arm"]
-    # closed questions are another game
-    block = lambda r: "" if headline(r) else r["settings"].get("task", "open-qa").replace(
-        "open-qa", "variants, open-qa")
-    heading = ""
-    for r in sorted(results, key=lambda r: (block(r) != "", block(r), -r["accuracy"])):
-        if heading != (heading := block(r)): print(f"\n{heading}")
-        print(f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}  split {r['split']}, seed "
-              f"{r['seed']}, {r['world_size']} process(es)")
+    one = results[0]
+    print(", ".join(filter(None, [label_of(opened_run(name)), f"split {one['split']}",
+                                  f"seed {one['seed']}, test accuracy with 95 % intervals"])))
+    shown_ones = [r for r in results if variants or group_of(r) != "variants"]
+    width, heading = max(len(r["arm"]) for r in shown_ones), ""
+    for r in sorted(shown_ones, key=lambda r: (group_of(r) != "", group_of(r), -r["accuracy"])):
+        if heading != (heading := group_of(r)): print(f"\n{heading}")
+        print(told_result(r, width))
+    hidden = len(results) - len(shown_ones)
+    if hidden: print(f"\n{hidden} variants differ in one setting each: --variants")
 
 # %% ../nbs/cli.ipynb #86683398
 def opened_run(name: str) -> Run:

@@ -78,7 +78,8 @@ def test_refusing_imports_nothing_heavy():
 
 
 def test_plan_of_the_paper(study):
-    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run").stdout
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run",
+                "--verbose").stdout
     # 102 outputs, as counted for torchvision's too
     assert "microsoft/resnet-50@34c2154c194f" in told and "23,717,030 parameters" in told
     assert "Qwen/Qwen3-VL-4B-Instruct@ebb281ec70b0" in told and "4,437,815,808 parameters" in told

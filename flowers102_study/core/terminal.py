@@ -69,18 +69,19 @@ class Teller:
     ):
         from rich.console import Console
         self.how, self.of, self.out = how, of, out or sys.stdout
-        self.started, self.live, self.jobs, self.said = time.time(), None, {}, {}
+        self.started, self.live, self.jobs, self.spoke = time.time(), None, {}, time.time()
         self.console = Console(file=self.out, highlight=False, markup=False, soft_wrap=True,
                                force_jupyter=False)
 
     def say(self, text: str, **event):
         "Say one thing, in words or as JSON."
+        self.spoke = time.time()
         if self.how == "people": self.console.print(text)
         if self.how == "json": print(json.dumps(event, ensure_ascii=False), file=self.out, flush=True)
 
     def begin(self, number: int, stem: str, left: float | None):
         "Begin a stage; `left` is how many seconds it and those after it are expected to take."
-        self.head, self.begun, self.jobs, self.said = f"[{number}/{self.of}] {stem}", time.time(), {}, {}
+        self.head, self.begun, self.jobs = f"[{number}/{self.of}] {stem}", time.time(), {}
         self.stem = stem
         line = lambda: stage_line(self.head, time.time() - self.started,
                                   None if left is None else left - (time.time() - self.begun))
@@ -101,8 +102,8 @@ class Teller:
         self.jobs.pop(name, None) # the newest stands last
         self.jobs[name] = f"      {name}  {bar(done, total)} {count:>9}  {note}"
         if self.live: return
-        if done >= total or time.time() - self.said.get(name, self.begun) > 60 or self.how == "json":
-            self.said[name] = time.time()
+        # never a minute of silence
+        if done >= total or time.time() - self.spoke > 20 or self.how == "json":
             self.say(self.jobs[name], event="job", stage=self.stem, job=name, done=done, total=total,
                      note=note)
 
