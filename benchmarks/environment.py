@@ -21,7 +21,7 @@ def train_network() -> tuple: # (seconds of a step, parameters)
     import torch
     from accelerate import Accelerator
     from flowers102_study.core.settings import open_run
-    from flowers102_study.core.views import training_batch
+    from flowers102_study.pictures.views import training_batch
     from flowers102_study.resnet import build_model, tensors, train_epoch, wrap
     block = open_run("photos", "benchmark").resnet
     torch.manual_seed(0)
@@ -39,10 +39,10 @@ def train_network() -> tuple: # (seconds of a step, parameters)
 def train_language_model() -> tuple: # (seconds of a step, parameters)
     "Train Qwen3-VL's stand-in of `photos` for some steps."
     import numpy as np
-    from flowers102_study.core.pocket_models import SMALL, build, step
+    from flowers102_study.vlm.pocket_models import SMALL, build, step
     from flowers102_study.core.settings import open_run
-    from flowers102_study.core.sources import oxford_names
-    from flowers102_study.core.training import answer_loss, optimizers, taught
+    from flowers102_study.pictures.sources import oxford_names
+    from flowers102_study.vlm.training import answer_loss, optimizers, taught
     block, names = open_run("photos", "benchmark").pocket, oxford_names()
     vlm = build("qwen3-vl-4b", names, 0, {k: block[k] for k in SMALL})
     named, rng = list(vlm.net.named_parameters()), np.random.default_rng(0)

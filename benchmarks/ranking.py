@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowers102_study.core.models import VLM, inputs, processor_class
-from flowers102_study.core.pocket_models import TEMPLATES, tokenizer
-from flowers102_study.core.published import on_meta
-from flowers102_study.core.ranking import build_trie, name_tokens, rank, rank_plainly
-from flowers102_study.core.sources import oxford_names
+from flowers102_study.vlm.models import VLM, inputs, processor_class
+from flowers102_study.vlm.pocket_models import TEMPLATES, tokenizer
+from flowers102_study.vlm.published import on_meta
+from flowers102_study.vlm.ranking import build_trie, name_tokens, rank, rank_plainly
+from flowers102_study.pictures.sources import oxford_names
 
 SIZE, QUESTION = 448, "Which flower is this? Answer with its name only."
 

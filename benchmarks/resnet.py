@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flowers102_study.core.settings import read_profile
-from flowers102_study.core.views import normalised, training_batch
+from flowers102_study.pictures.views import normalised, training_batch
 from flowers102_study.resnet import build_model, tensors, train_epoch, wrap
 
 
@@ -51,7 +51,7 @@ def layouts(repeats: int):
 
 
 def resident(batches: int, batch: int = 256):
-    from flowers102_study.core.launch import join_processes
+    from flowers102_study.core.processes import join_processes
     block = read_profile("paper")["resnet"] | {"augmentation": "basic", "batch_size": batch}
     torch.backends.cudnn.benchmark = True
     accelerator, names = join_processes(), [str(i) for i in range(102)]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ranking import QUESTION, SIZE, configured, real_processor
-from flowers102_study.core.models import VLM, features
-from flowers102_study.core.pocket_models import tokenizer
-from flowers102_study.core.published import on_meta
-from flowers102_study.core.sources import oxford_names
-from flowers102_study.core.towers import streamline
-from flowers102_study.core.training import answer_loss, taught
+from flowers102_study.vlm.models import VLM, features
+from flowers102_study.vlm.pocket_models import tokenizer
+from flowers102_study.vlm.published import on_meta
+from flowers102_study.pictures.sources import oxford_names
+from flowers102_study.vlm.towers import streamline
+from flowers102_study.vlm.training import answer_loss, taught
 
 
 def small(words, vocabulary: int = 2048) -> VLM:

@@ -22,13 +22,13 @@ from .augment import augment_job
 from .baselines import arms, question_job
 from .classifier import (applied, bases, candidates, controls, features_job, fit_job,
                                          preferred, stored_features, write_arm)
-from .core.launch import Job
-from .core.metrics import over_seeds, score_predictions
-from .core.paired import difference, mcnemar, paired
+from .core.jobs import Job
+from .scores.metrics import over_seeds, score_predictions
+from .scores.paired import difference, mcnemar, paired
 from .core.records import (Meter, opened, read_predictions, write_json,
                                            write_predictions, write_result)
 from .core.settings import Run, SettingsError, one_of, require
-from .core.training import few
+from .vlm.training import few
 from .data import data_job, read_index, read_report
 from .sft import arm_job, sft_arm, train_job
 
@@ -379,7 +379,7 @@ def drawn_table(
 ): # a figure
     "Draw arms beside the one that they differ from, and the paired differences."
     import matplotlib.pyplot as plt
-    from flowers102_study.core.figures import COLOURS, WIDTH, dots
+    from flowers102_study.scores.figures import COLOURS, WIDTH, dots
     lines = table_lines(rows)
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, .26 * len(lines) + .9), sharey=True,
                                       width_ratios=[3, 2])

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.launch import Job, progress
+from .core.jobs import Job
+from .core.progress import progress
 from .core.records import opened, write, write_json
 from .core.settings import Run, one_of, require
-from .core.views import keyed, mix, to_input
+from .pictures.views import keyed, mix, to_input
 from .data import data_job, expected, read_index, read_pixels, read_report
 from .prompts import (FORMS, messages, picture_path, prompts_job, read_prompts, schemas,
                                       write_lines)
@@ -42,7 +43,7 @@ def partners(
                      int), u)
 
 # %% ../nbs/02_augment.ipynb #2829d0c8
-# the profile's word, and the mode of core/views
+# the profile's word, and the mode of pictures/views
 TECHNIQUES = {"mixup": "mixup", "cutmix": "cutmix", "both": "mixcut"}
 
 

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.answers import (KINDS, NONE, Names, kind_of, name_variants, read_choice,
+from .scores.answers import (KINDS, NONE, Names, kind_of, name_variants, read_choice,
                                            read_claim)
-from .core.captions import known_species
-from .core.launch import Job, devices, join_processes, processes
-from .core.metrics import above_chance, bootstrapped, score_predictions, share
-from .core.pocket_models import ARCHITECTURES, taught_classes
+from .pictures.captions import known_species
+from .core.jobs import Job
+from .core.launch import devices, processes
+from .core.processes import join_processes
+from .scores.metrics import above_chance, bootstrapped, score_predictions, share
+from .vlm.pocket_models import ARCHITECTURES, taught_classes
 from .core.records import (digest, fingerprint, resumed_meter, write_predictions,
                                            write_result)
 from .core.settings import Run, one_of, require
-from .core.shards import MADE, borrow, model_source, spread
-from .core.sources import listing_sum
+from .vlm.shards import MADE, borrow, model_source, spread
+from .pictures.sources import listing_sum
 from .data import data_job, expected, read_index, read_pixels, read_report
 from .prompts import TASKS, class_genus, prompts_job, read_prompts
 
@@ -40,7 +42,7 @@ def world_job(run: Run) -> Job:
             "pocket.language_layers and pocket.vision_layers must be at least 2")
     one_of(block["names"], ("drawn", "photographs"), "value of pocket.names")
     spec = {"species": run.data["species"], "pictures": block["pictures"], "size": block["image_size"]}
-    return Job("flowers102_study.core.captions:draw_world", shared(run, f"world-{digest(spec)[:6]}"),
+    return Job("flowers102_study.pictures.captions:draw_world", shared(run, f"world-{digest(spec)[:6]}"),
                spec, single=True, stage="baselines")
 
 
@@ -58,9 +60,9 @@ def model_job(
     world, used = world_job(run), {k: v for k, v in run.pocket.items() if k != "pictures"}
     spec = {"arm": arm, "seed": run.settings["seed"], "pocket": used}
     if used["names"] == "photographs":
-        return Job("flowers102_study.core.pocket_models:pretrain", run.folder / "bases" / arm, spec,
+        return Job("flowers102_study.vlm.pocket_models:pretrain", run.folder / "bases" / arm, spec,
                    (world, data_job(run)), stage="baselines")
-    return Job("flowers102_study.core.pocket_models:pretrain",
+    return Job("flowers102_study.vlm.pocket_models:pretrain",
                shared(run, f"{arm}-{digest([spec, world.spec])[:6]}"), spec, (world,), stage="baselines")
 
 # %% ../nbs/03_baselines.ipynb #94860ec8
@@ -110,8 +112,8 @@ def arms(run: Run) -> list:
 # %% ../nbs/03_baselines.ipynb #b794570d
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
     "Answer and rank one batch of open questions."
-    from flowers102_study.core.models import answer
-    from flowers102_study.core.ranking import rank
+    from flowers102_study.vlm.models import answer
+    from flowers102_study.vlm.ranking import rank
     questions = [r["question"] for r in rows]
     return {"answer": np.array(answer(vlm, images, questions, tokens)),
             "likelihood": rank(vlm, images, questions, names)}
@@ -119,7 +121,7 @@ def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
 
 def ask_closed(vlm, images, rows: list, names: list, tokens: int) -> dict:
     "Answer one batch of closed questions, and their controls where they have some."
-    from flowers102_study.core.models import answer
+    from flowers102_study.vlm.models import answer
     found = {"answer": np.array(answer(vlm, images, [r["question"] for r in rows], tokens))}
     if "control" in rows[0]:
         found["control"] = np.array(answer(vlm, images, [r["control"]["question"] for r in rows],
@@ -133,7 +135,7 @@ def open_columns(
     names: list,
 ) -> tuple: # (columns of the predictions, scores on the test)
     "Score open answers and rankings."
-    from flowers102_study.core.ranking import normalise
+    from flowers102_study.vlm.ranking import normalise
     known, answers, log_probs = Names(names), found["answer"].tolist(), normalise(found["likelihood"])
     columns = {"label": [r["label"] for r in rows], "answer": answers,
                "prediction": [known.read(a) for a in answers],
@@ -258,7 +260,7 @@ def question_jobs(run: Run) -> list:
 # %% ../nbs/03_baselines.ipynb #ad97114c
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu
     "Work out what a job of this stage needs."
-    from flowers102_study.core.published import count_parameters
+    from flowers102_study.vlm.published import count_parameters
     libraries = 6e8
     if job.target.endswith(":draw_world"):
         return {"disk": job.spec["pictures"] * 7500, "host": 3e8 + job.spec["pictures"] * 3e4, "gpu": 0}

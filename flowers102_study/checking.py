@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from .baselines import answers_job
-from .core.launch import Job
+from .core.jobs import Job
 from .classifier import write_classified
 from .core.records import MANIFEST, Meter, read_predictions, sha256
 from .core.settings import Run, require
-from .core.shards import spread
-from .core.sources import listing_sum
+from .vlm.shards import spread
+from .pictures.sources import listing_sum
 from .data import data_job, read_index, read_pixels, read_report
 from .prompts import open_question
 from .sft import read_lessons, train_job
@@ -185,8 +185,8 @@ def tried(name: str, work) -> tuple: # (a Check, what work returned or None)
 # %% ../nbs/checking.ipynb #6cb5465c
 def words_checks(run: Run, arm: str, found: dict) -> list:
     "Check a model that answers in words."
-    from flowers102_study.core.artefacts import processor_of
-    from flowers102_study.core.models import answer
+    from flowers102_study.vlm.artefacts import processor_of
+    from flowers102_study.vlm.models import answer
     folder, limit = Path(found["source"]), run.baselines["max_new_tokens"]
     made = train_job(run) if found["result"]["settings"]["model"] == "study" else None
     checks = [files_check(folder)] if folder.is_dir() else []
@@ -214,8 +214,8 @@ def loaded_checks(vlm, processor: Check) -> list:
 
 def example_checks(run: Run, vlm, record: dict) -> list: # record: result.json of the training
     "Build the first training example again and compare it with the one that was kept."
-    from flowers102_study.core.models import inputs
-    from flowers102_study.core.training import few, trace
+    from flowers102_study.vlm.models import inputs
+    from flowers102_study.vlm.training import few, trace
     rows, pixels = read_lessons(run.data_folder, run.folder / "prompts", "train")
     k = few([r["label"] for r in rows], record["settings"]["sft"]["shots"], record["seed"])[0]
     picture, question, right = np.array(pixels[k]), open_question(run.prompts), rows[k]["answer"]
@@ -226,8 +226,8 @@ def example_checks(run: Run, vlm, record: dict) -> list: # record: result.json o
 # %% ../nbs/checking.ipynb #2a1412d8
 def trained_checks(run: Run, folder: Path, made: Job) -> list:
     "Check the files of a model that was fine-tuned here."
-    from flowers102_study.core.foreign import files_of, tensors_of
-    from flowers102_study.core.models import FAMILIES
+    from flowers102_study.vlm.foreign import files_of, tensors_of
+    from flowers102_study.vlm.models import FAMILIES
     told = json.loads((folder / "result.json").read_text())
     base = files_of(str(made.inputs[-1].out) if told["base"] == "pocket" else told["base"])
     family = FAMILIES[json.loads((base / "config.json").read_text())["model_type"]]
@@ -281,7 +281,7 @@ def classifier_checks(run: Run, arm: str, found: dict) -> list:
 def head_checks(run: Run, arm: str, model, processor) -> list:
     "Check that a head and its base still speak of the same prompt and size."
     from PIL import Image
-    from flowers102_study.core.models import prompt_facts
+    from flowers102_study.vlm.models import prompt_facts
     config, base = model.config, Path(model.name_or_path) / model.config.base
     source = str(base.resolve()) if base.is_dir() else config.base
     reloads, vlm = tried("processor", lambda: opened_vlm(run, source))
@@ -321,7 +321,7 @@ def evaluation_job(
     task: str = "open-qa", # of a model that answers in words
 ) -> Job:
     "Build the job that evaluates a published model."
-    from flowers102_study.core.foreign import checkpoint_kind, files_of
+    from flowers102_study.vlm.foreign import checkpoint_kind, files_of
     folder = files_of(source)
     kind, arm = checkpoint_kind(folder), arm or Path(source.partition("@")[0].rstrip("/")).name.lower()
     if kind == "vlm": return answers_job(run, arm, source, None, task)
@@ -333,8 +333,8 @@ def evaluation_job(
 def torchvision_classifier(folder: Path) -> tuple: # (model, function of pictures -> log-probabilities)
     "Load a checkpoint of torchvision's ResNet."
     import torch
-    from flowers102_study.core.foreign import from_torchvision
-    from flowers102_study.core.views import normalised, resized, to_input
+    from flowers102_study.vlm.foreign import from_torchvision
+    from flowers102_study.pictures.views import normalised, resized, to_input
     model = from_torchvision(stored(folder))
     def work(pictures): # at 224 pixels, with ImageNet's mean and deviation, as those weights expect
         shown = normalised(resized(to_input(torch.as_tensor(pictures)), 224))
@@ -348,7 +348,7 @@ def published_classifier(
     names: list, # of the data's classes
 ) -> tuple: # (function of pictures -> log-probabilities, order of its labels, facts)
     "Load a published classifier and put its labels in the data's order."
-    from flowers102_study.core.foreign import files_of
+    from flowers102_study.vlm.foreign import files_of
     folder, labels = files_of(source), []
     if kind == "torchvision": model, work = torchvision_classifier(folder)
     else:
@@ -373,7 +373,7 @@ def classify(
     folder: Path, # the arm, to be filled
 ):
     "Let a published classifier predict, and record it. A job."
-    from flowers102_study.core.launch import join_processes
+    from flowers102_study.core.processes import join_processes
     accelerator, data = join_processes(), inputs[0]
     meter, report = Meter(accelerator.device), read_report(data)
     pixels = {s: read_pixels(data, s) for s in ("validation", "test")}

@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from .baselines import model_job
-from .core.launch import (Job, equal_share, join_processes, processes, progress,
-                                          sum_over_processes)
-from .core.metrics import score_predictions
+from .core.jobs import Job
+from .core.launch import processes
+from .core.processes import equal_share, join_processes, sum_over_processes
+from .core.progress import progress
+from .scores.metrics import score_predictions
 from .core.records import (Meter, fingerprint, job_name, resumed_meter, write_json,
                                            write_predictions, write_result)
 from .core.settings import Run, require
-from .core.shards import MADE, model_source
-from .core.sources import listing_sum
-from .core.training import (arguments, checkpoints, history_of, keeper, line_up, newest,
+from .vlm.shards import MADE, model_source
+from .pictures.sources import listing_sum
+from .vlm.training import (arguments, checkpoints, history_of, keeper, line_up, newest,
                                             share_out, train_along, watcher)
 from .data import data_job, expected, read_index, read_pixels, read_report
 from .prompts import open_question
@@ -44,7 +46,7 @@ def features_job(
             "question": open_question(run.prompts), "layers": block["layers"],
             "pooling": block["pooling"], "splits": ["train", "validation", "test"],
             "batch_size": block["batch_size"]}
-    return Job("flowers102_study.core.shards:extract", run.folder / "features" / arm, spec,
+    return Job("flowers102_study.vlm.shards:extract", run.folder / "features" / arm, spec,
                (data_job(run),) + ((made,) if made else ()), stage="classifier")
 
 
@@ -300,7 +302,7 @@ def set_head(model, weights: tuple): # as `applied` takes them
 
 def keep_head(folder: Path, spec: dict, inputs: list, weights: tuple, chosen: dict, names: list):
     "Store a head as a model that names its base."
-    from flowers102_study.core.heads import VLMForImageClassification, described, save_head
+    from flowers102_study.vlm.heads import VLMForImageClassification, described, save_head
     facts, source = json.loads((inputs[1] / "base.json").read_text()), model_source(spec, inputs)
     home = folder.parent.with_name(job_name(folder.parent)) / folder.name
     where = {"layer": chosen["layer"], "pooling": chosen["pooling"], "width": len(weights[0]),
@@ -351,7 +353,7 @@ def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
 # %% ../nbs/05_classifier.ipynb #3742beb3
 def base_of(spec: dict, inputs: list, device: str): # a VLM
     "Load the model that features were taken from."
-    from flowers102_study.core.models import load
+    from flowers102_study.vlm.models import load
     how = spec["features"]["models"]
     return load(model_source(spec, inputs), how["image_size"], device, how["dtype"],
                 how["system_prompt"])
@@ -360,7 +362,7 @@ def base_of(spec: dict, inputs: list, device: str): # a VLM
 def with_head(spec: dict, inputs: list, vlm, labels, folder: Path) -> tuple: # (model, tuner, facts)
     "Put a solved head and fresh adapters on a model."
     from peft.tuners.lora import LoraModel
-    from flowers102_study.core.heads import VLMForImageClassification, described
+    from flowers102_study.vlm.heads import VLMForImageClassification, described
     block, facts = spec["classifier"], json.loads((inputs[1] / "base.json").read_text())
     names, home = read_report(inputs[0])["classes"], folder.with_name(job_name(folder)) / "model"
     layer = max(block["layers"])
@@ -398,7 +400,7 @@ def head_accuracy(accelerator, model, vlm, pixels, labels) -> float: # on all pr
 def best_of(checkpoint: Path, model, tuner):
     "Load a checkpoint's adapters and head, and add the adapters to the base."
     from safetensors.torch import load_file
-    from flowers102_study.core.artefacts import SHARDS, merged_shards
+    from flowers102_study.vlm.artefacts import SHARDS, merged_shards
     weights = (merged_shards(checkpoint / SHARDS) if (checkpoint / SHARDS).is_dir()
                else load_file(checkpoint / "model.safetensors"))
     absent = {n for n, p in model.named_parameters() if p.requires_grad} - weights.keys()
@@ -446,7 +448,7 @@ def train_together(accelerator, model, vlm, pixels: dict, y: dict, spec: dict, f
 # %% ../nbs/05_classifier.ipynb #b7d633d0
 def finish_together(spec: dict, inputs: list, folder: Path, state, pixels: dict, accelerator, meter):
     "Load the best checkpoint on a fresh base, as what trained may be sharded, and record it."
-    from flowers102_study.core.heads import save_head
+    from flowers102_study.vlm.heads import save_head
     data, vlm = inputs[0], base_of(spec, inputs, str(accelerator.device))
     labels = read_index(data, "train").label.to_numpy()
     model, tuner, facts = with_head(spec, inputs, vlm, labels, folder)
@@ -519,7 +521,7 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if job.target.endswith(":fit"): return {"disk": n * 1e3, "host": 1e9 + 4 * n * width * 8, "gpu": 0}
     source = run.models[run.sft["base"]]
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}
-    from flowers102_study.core.published import count_parameters
+    from flowers102_study.vlm.published import count_parameters
     parameters, (name, _, revision) = count_parameters(source), source.partition("@")
     return {"model": name, "revision": revision, "parameters": parameters, "disk": 2 * stored,
             "host": processes(run) * 2e9 + stored,

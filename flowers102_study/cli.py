@@ -22,12 +22,14 @@ from pathlib import Path
 import typer
 import yaml
 
-from .core.launch import alone, clock, command, devices, lanes, launcher, processes
-from .core.metrics import percent
+from .core.jobs import alone
+from .core.launch import command, devices, lanes, launcher, processes
+from .core.progress import clock
+from .scores.metrics import percent
 from .core.notebooks import execute, finished, stage_module
 from .core.plan import Needs, job_line, say_fit, shown_source, size, stage_line
 from .core.records import read_results, write, write_json
-from .core.recipe import describe, overrides_for, steps_for
+from .vlm.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
                                             project_root, require, run_name, shown, stages)
 from .core.terminal import Teller, expected, follow_logs, to_go
@@ -89,7 +91,7 @@ def suited(
         unknown = "how many pictures there are elsewhere is not known beforehand"
         require(not minutes, f"--minutes needs a folder: {unknown}")
         return "photos", {}, f"{data}: the profile photos, as it is"
-    from flowers102_study.core.sources import collect
+    from flowers102_study.pictures.sources import collect
     pictures = collect({"source": source, "split": "study"}, 0, None).pictures
     steps = steps_for(len(pictures), minutes or minutes_before(name or run_name("photos", source)))
     return ("photos", overrides_for(steps),
@@ -129,7 +131,7 @@ def run_command(
     name: str = typer.Option("", help="of the run, under runs/; by profile and data without it"),
     set_: list[str] = typer.Option([], "--set", help="KEY=VALUE, for a profile key: resnet.epochs=3"),
     minutes: int = typer.Option(0, help="that own pictures may take on two cores; else by their number"),
-    dry_run: bool = typer.Option(False, "--dry-run", help="print what would be done, and what it needs"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="print what would be done and what it needs"),
     verbose: bool = typer.Option(False, "--verbose", help="with --dry-run: every job and its model"),
     quiet: bool = typer.Option(False, "--quiet", help="say nothing unless something fails"),
     as_json: bool = typer.Option(False, "--json", help="say it in lines of JSON, for programs"),
@@ -141,8 +143,7 @@ def run_command(
     refuse_other_pictures(run)
     if dry_run: return print_dry(run, chosen, note, verbose)
     teller = Teller("json" if as_json else "quiet" if quiet else "people", len(chosen))
-    changed = run.asked["overrides"]
-    if note: teller.say(note, event="recipe", profile=run.profile, keys=changed)
+    if note: teller.say(note, event="recipe", profile=run.profile, keys=run.asked["overrides"])
     with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
 
 # %% ../nbs/cli.ipynb #15061ab3
@@ -198,7 +199,7 @@ def own_words(error: Exception) -> str:
 # %% ../nbs/cli.ipynb #a7da9793
 def print_pictures(run: Run):
     "List a folder's pictures without opening them; raise SettingsError where they are no data set."
-    from flowers102_study.core.sources import collect
+    from flowers102_study.pictures.sources import collect
     from flowers102_study.data import check_cut, cut_splits
     pictures = collect(run.data, run.seed, None).pictures
     cut = cut_splits(pictures, run.data, run.seed)
@@ -313,11 +314,11 @@ def compare_command(
     arm: str = typer.Option("qwen3-vl-4b", help="of the run"),
 ):
     "List every picture on which lmms-eval and this study answered differently."
-    from flowers102_study.core.peers import VERDICTS, compare, known_differences, read_samples
+    from flowers102_study.scores.peers import VERDICTS, compare, known_differences, read_samples
     from flowers102_study.core.records import read_predictions, read_result
     from flowers102_study.data import read_index, read_report
     require(Path(samples).is_file(), f"no file at {samples}; it takes lmms-eval's <date>_samples_"
-                                     "flowers102_open_qa.jsonl (how: nbs/core/peers.ipynb)")
+                                     "flowers102_open_qa.jsonl (how: nbs/scores/peers.ipynb)")
     run = opened_run(name)
     images = read_index(run.data_folder, "test").image_id.tolist()
     names = read_report(run.data_folder)["classes"]
@@ -363,7 +364,7 @@ def versus_command(
     as_json: bool = typer.Option(False, "--json", help="for programs"),
 ):
     "Compare two arms, or anybody's records of the same pictures: a paired test."
-    from flowers102_study.core.paired import read_pair
+    from flowers102_study.scores.paired import read_pair
     from flowers102_study.hypotheses import compare
     found = compare(*read_pair(record_at(one, name), record_at(two, name)))
     print(json.dumps(found, indent=1) if as_json else told_difference(one, two, found))

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .core.launch import Job, progress, with_parent
+from .core.jobs import Job
+from .core.processes import with_parent
+from .core.progress import progress
 from .core.records import opened, write_json
 from .core.settings import Run, SettingsError, one_of, require
-from .core.sources import (OXFORD_SPLITS, SUFFIXES, Picture, Unreadable, collect,
+from .pictures.sources import (OXFORD_SPLITS, SUFFIXES, Picture, Unreadable, collect,
                                            listing_sum, oxford_names, read_rgb, squared)
 
 # %% ../nbs/00_data.ipynb #757962f2

@@ -16,9 +16,9 @@ import numpy as np
 from .ablation import seed_jobs
 from .baselines import arms, question_job
 from .classifier import bases, controls, features_job, fit_job
-from .core.launch import Job
-from .core.metrics import brier, calibration_error, share
-from .core.paired import (detectable, difference, difference_over_seeds,
+from .core.jobs import Job
+from .scores.metrics import brier, calibration_error, share
+from .scores.paired import (detectable, difference, difference_over_seeds,
                                           macro_difference, mcnemar, paired, possible_p, unpaired)
 from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, require
@@ -45,7 +45,7 @@ def comparisons(run: Run) -> list: # of {"hypothesis", "claim", "one", "two"}
 
 # %% ../nbs/07_hypotheses.ipynb #0df6aa07
 def compare(
-    one, # a record of `core.paired.read_record`
+    one, # a record of `scores.paired.read_record`
     two, # another, of the same pictures
     alpha: float = LEVEL, # of the test whose minimum detectable difference is asked
 ) -> dict: # n, one_accuracy, two_accuracy, effect, interval, only_one, only_two, p, macro, detectable

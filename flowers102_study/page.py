@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 
 from .core.keys import closure
-from .core.launch import clock
-from .core.metrics import percent
+from .core.progress import clock
+from .scores.metrics import percent
 from .core.notebooks import finished
 from .core.plan import shown_source
 from .core.records import digest, read_results, write

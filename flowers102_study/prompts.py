@@ -17,8 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from .core.answers import LETTERS, NONE, Names
-from .core.launch import Job, progress
+from .scores.answers import LETTERS, NONE, Names
+from .core.jobs import Job
+from .core.progress import progress
 from .core.records import digest, opened, write, write_json
 from .core.settings import Run, one_of, require
 from .data import data_job, expected, read_index, read_pixels, read_report

@@ -21,12 +21,15 @@ import numpy as np
 
 from .ablation import further_seeds
 from .classifier import write_classified
-from .core.launch import Job, devices, join_processes, processes, progress
+from .core.jobs import Job
+from .core.launch import devices, processes
+from .core.processes import join_processes
+from .core.progress import progress
 from .core.records import Meter, job_name, read_checkpoint, write_checkpoint, write_json
 from .core.settings import Run, SettingsError, one_of, require
 from .core.tracking import Curves
-from .core.views import MODES, normalised, resized, to_input, training_batch
-from .core.sources import listing_sum
+from .pictures.views import MODES, normalised, resized, to_input, training_batch
+from .pictures.sources import listing_sum
 from .data import (audit_job, data_job, expected, read_audit, read_index, read_pixels,
                                    read_report, read_whole)
 
@@ -406,7 +409,7 @@ def record(spec: dict, data: Path, folder: Path, found: dict, state: dict, facts
 # %% ../nbs/08_resnet.ipynb #7e1c1b40
 def save_model(folder: Path, block: dict, names: list, state: dict, crop: float):
     "Write the network and its image processor as transformers expects them."
-    from flowers102_study.core.heads import image_processor
+    from flowers102_study.vlm.heads import image_processor
     model = build_model(block | {"freeze_backbone": False}, names, weights=False)
     model.load_state_dict(state)
     model.save_pretrained(folder)

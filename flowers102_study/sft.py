@@ -18,17 +18,18 @@ import numpy as np
 
 from .augment import augment_job, read_mixed
 from .baselines import answers_job, model_job
-from .core.answers import Names
-from .core.launch import (Job, devices, equal_share, join_processes, processes,
-                                          sum_over_processes)
+from .scores.answers import Names
+from .core.jobs import Job
+from .core.launch import devices, processes
+from .core.processes import equal_share, join_processes, sum_over_processes
 from .core.records import digest, job_name, resumed_meter, versions, write_json
 from .core.settings import Run, one_of, require
-from .core.shards import model_source
-from .core.sources import listing_sum
-from .core.training import (answer_loss, arguments, checkpoints, few, history_of, joined,
+from .vlm.shards import model_source
+from .pictures.sources import listing_sum
+from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of, joined,
                                             keeper, line_up, newest, optimizers, share_out, taught,
                                             trace, train_along, watcher)
-from .core.views import augmented, keyed_each, pasted
+from .pictures.views import augmented, keyed_each, pasted
 from .data import data_job, expected, read_index, read_pixels, read_report, read_whole
 from .prompts import prompts_job, read_prompts
 
@@ -110,7 +111,7 @@ def validation_accuracy(
     limit: int, # tokens of an answer
 ) -> float: # exact answers, on all processes the same
     "Let the model answer the validation questions."
-    from flowers102_study.core.models import answer
+    from flowers102_study.vlm.models import answer
     known, answers = Names(names), []
     mine, counts = equal_share(accelerator, len(rows))
     before = vlm.net.training
@@ -184,7 +185,7 @@ def step_count(block: dict, n: int, batch: int) -> int:
 
 def start(spec: dict, inputs: list, device: str): # a VLM
     "Load the model that will be trained: in float32 where its own weights train, else as it is asked."
-    from flowers102_study.core.models import load
+    from flowers102_study.vlm.models import load
     how = spec["models"]
     return load(model_source(spec, inputs), how["image_size"], device,
                 "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system_prompt"])
@@ -281,9 +282,9 @@ def example_of(vlm, training: TrainingSet, inputs: list) -> dict:
 # %% ../nbs/04_sft.ipynb #b20ef9fa
 def finish_model(spec: dict, inputs: list, folder: Path, vlm, state, facts: dict, meter):
     "Write the best checkpoint as a model, with its history and what is needed to train it again."
-    from flowers102_study.core.artefacts import consolidated, save_network
-    from flowers102_study.core.foreign import tensors_of
-    from flowers102_study.core.published import stored_dtype
+    from flowers102_study.vlm.artefacts import consolidated, save_network
+    from flowers102_study.vlm.foreign import tensors_of
+    from flowers102_study.vlm.published import stored_dtype
     source = model_source(spec, inputs)
     best = checkpoints(folder / "checkpoints")[state.best_global_step]
     net = consolidated(best, source)
@@ -376,7 +377,7 @@ def jobs(run: Run) -> list:
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters; bytes: disk, host, gpu, kept …
     "Work out what a job of this stage needs."
     from flowers102_study.baselines import needs as asking
-    from flowers102_study.core.published import count_parameters
+    from flowers102_study.vlm.published import count_parameters
     source = run.models[run.sft["base"]]
     if job.target.endswith(":evaluate") and run.sft["source"] != "train": return asking(run, job)
     if source == "pocket": return {"disk": 5e7, "host": 6e8 + 2e9, "gpu": 3e9}

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from .baselines import model_job
-from .core.cards import dataset_card, model_card
-from .core.models import base_of, split_source
+from .scores.cards import dataset_card, model_card
+from .vlm.models import base_of, split_source
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
 from .data import read_report
@@ -52,7 +52,7 @@ def other_model(run: Run, arm: str, settings: dict) -> dict: # kind, source; rai
 # %% ../nbs/sharing.ipynb #c4ca0850
 def opened_vlm(run: Run, source: str): # a VLM
     "Load a model that answers in words, as the run asks it."
-    from flowers102_study.core.models import load
+    from flowers102_study.vlm.models import load
     import torch
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
@@ -77,7 +77,7 @@ def classified(model, processor, pictures) -> np.ndarray: # (n, classes) log-pro
     "Classify pictures (n, size, size, 3) uint8 with a head or a CNN."
     import torch
     from PIL import Image
-    from flowers102_study.core.models import normalised
+    from flowers102_study.vlm.models import normalised
     # as its features were made
     if model.config.model_type == "vlm-head":
         pixels = normalised(pictures, model.config.side, processor, model.device)
@@ -90,7 +90,7 @@ def classified(model, processor, pictures) -> np.ndarray: # (n, classes) log-pro
 # %% ../nbs/sharing.ipynb #30109e4d
 def read_photo(run: Run, photo) -> np.ndarray: # (size, size, 3) uint8; raises SettingsError
     "Read a photograph as the study reads its pictures."
-    from flowers102_study.core.sources import Unreadable, read_rgb, squared
+    from flowers102_study.pictures.sources import Unreadable, read_rgb, squared
     try: return squared(read_rgb(photo), run.data["image_size"], run.data["center_crop"])
     except Unreadable as error: raise SettingsError(f"{photo}: {error}") from None
 
@@ -127,8 +127,8 @@ def in_words(
     names: list,
 ) -> tuple: # (log-probabilities (n, classes), answers)
     "Let a model answer and rank."
-    from flowers102_study.core.models import answer
-    from flowers102_study.core.ranking import normalise, rank
+    from flowers102_study.vlm.models import answer
+    from flowers102_study.vlm.ranking import normalise, rank
     vlm, asked = opened_vlm(run, source), [open_question(run.prompts)] * len(pictures)
     return (normalise(rank(vlm, pictures, asked, names)),
             answer(vlm, pictures, asked, run.baselines["max_new_tokens"]))
@@ -149,8 +149,8 @@ def table_of(found: list) -> str:
 def shown_predictions(found: list, title: str): # a figure
     "Draw photographs with their five likeliest names."
     import matplotlib.pyplot as plt
-    from flowers102_study.core.figures import COLOURS, WIDTH, style
-    from flowers102_study.core.sources import read_rgb
+    from flowers102_study.scores.figures import COLOURS, WIDTH, style
+    from flowers102_study.pictures.sources import read_rgb
     style()
     fig, axes = plt.subplots(len(found), 2, figsize=(WIDTH * .8, 1.6 * len(found) + .3), squeeze=False,
                              width_ratios=(1, 2))
@@ -222,7 +222,7 @@ def copy_model(source: Path, out: Path):
 def export_merged(source: str, out: Path):
     "Write a network with its adapter added to the weights."
     from peft import PeftModel
-    from flowers102_study.core.artefacts import bare_network, merge, processor_of, save_network
+    from flowers102_study.vlm.artefacts import bare_network, merge, processor_of, save_network
     base = base_of(source)
     require(base != source, "this model is whole already: nothing is to be merged; leave --merged out")
     save_network(merge(PeftModel.from_pretrained(bare_network(base), source)), processor_of(source), out)
@@ -237,8 +237,8 @@ def export_head(source: Path, out: Path, merged: bool):
 # %% ../nbs/sharing.ipynb #bfe31acf
 def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list:
     "Put a checkpoint of an unfinished training together."
-    from flowers102_study.core.artefacts import consolidated, merge, processor_of, save_network
-    from flowers102_study.core.training import checkpoints
+    from flowers102_study.vlm.artefacts import consolidated, merge, processor_of, save_network
+    from flowers102_study.vlm.training import checkpoints
     whole = checkpoints(started / "checkpoints")
     require(bool(whole), f"the training of {started.stem} has written no whole checkpoint yet")
     require(not step or step in whole,
@@ -267,7 +267,7 @@ def usage(kind: str, arm: str) -> str:
         return ("from transformers import AutoModelForImageTextToText, AutoProcessor\nmodel = "
                 f"AutoModelForImageTextToText.from_pretrained(\"{arm}\")\n"
                 f"processor = AutoProcessor.from_pretrained(\"{arm}\") # Qwen3-VL's needs torchvision; "
-                "flowers102_study.core.models.load does not")
+                "flowers102_study.vlm.models.load does not")
     first = ("import flowers102_study # the package of this study, from its repository\n" if kind ==
              "head" else "")
     return (f"{first}from transformers import pipeline\npipeline(\"image-classification\", "

@@ -48,21 +48,36 @@ def package_imports(source: str, module: str) -> set: # "core.records", …
     return {m.removeprefix("flowers102_study.") for m in found if m.startswith("flowers102_study.")}
 
 
+LAYERS = ("core", "scores", "pictures", "vlm") # each may import those before it; then come the stages
+
+
+def layer(module: str, number: dict) -> float: # number: of the stages
+    first = module.split(".")[0]
+    if first in LAYERS: return LAYERS.index(first) - len(LAYERS)
+    return number.get(module, 99) # what uses the stages comes last
+
+
 def upward_imports(root: Path) -> list:
-    "Imports from core to a stage, from a stage to a later one, and cycles within core."
+    "Imports of what comes later: by folder, then by stage; and circles."
     package = root / "flowers102_study"
     number = {m: int(p.name[:2]) for m, p in exported(root).items() if STAGE.match(p.name)}
     graph = {m: package_imports((package / (m.replace(".", "/") + ".py")).read_text(), m)
              for m in exported(root)}
     bad = [f"{m} imports {i}" for m, imports in graph.items() for i in imports
-           if (m.startswith("core.") and not i.startswith("core.")) or (
-               m in number
-               and (i not in number and not i.startswith("core.") or number.get(i, -1) >= number[m]))]
+           if layer(i, number) > layer(m, number)]
     def reach(m, seen=()):
         return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))
     def reach_from(m, i, seen):
         return any(j == m or (j not in seen and reach_from(m, j, (*seen, j))) for j in graph.get(i, ()))
     return bad + [f"{m} imports itself in a circle" for m in graph if reach(m)]
+
+
+def drawn_map(root: Path) -> list: # in the order of the arrows
+    "Names of the folders and parts in the map that the index draws."
+    cells = json.loads((root / "nbs" / "index.ipynb").read_text())["cells"]
+    chart = next(text for text in map("".join, (c["source"] for c in cells)) if "flowchart" in text)
+    line = next(line for line in chart.splitlines() if "-->" in line)
+    return [part.strip().split("[")[0] for part in line.split("-->")]
 
 
 def numbers(text: str) -> set:
@@ -88,7 +103,7 @@ def told_numbers(root: Path) -> set:
         for score in (result.get("scores") or {}).values():
             found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
     original = json.loads((root / "report" / "results" / "original.json").read_text())
-    from flowers102_study.core.metrics import wilson
+    from flowers102_study.scores.metrics import wilson
     found |= {number for arm in original["arms"] for number in numbers(arm["reported"])}
     for arm in original["arms"]:
         found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}

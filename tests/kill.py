@@ -14,7 +14,9 @@ import threading
 from pathlib import Path
 
 from flowers102_study import baselines, data, prompts, resnet, sft
-from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
+from flowers102_study.core.jobs import prepare
+from flowers102_study.core.launch import run_jobs, start_lane
+from flowers102_study.core.progress import Board
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import open_run
 

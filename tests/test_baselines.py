@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT, call, copy_of_study
 from flowers102_study import baselines, data, prompts
-from flowers102_study.core.launch import Job, prepare, run_jobs, start_lane, Board
-from flowers102_study.core.pocket_models import ARCHITECTURES
+from flowers102_study.core.jobs import Job, prepare
+from flowers102_study.core.launch import run_jobs, start_lane
+from flowers102_study.core.progress import Board
+from flowers102_study.vlm.pocket_models import ARCHITECTURES
 from flowers102_study.core.records import content_sum
 from flowers102_study.core.settings import open_run
 
@@ -65,7 +67,7 @@ def test_two_processes_leave_the_record_of_one(study):
         assert baselines.model_job(run, "qwen3-vl-4b").done() # nothing is trained again for another run
         jobs = ([baselines.question_job(run, "qwen3-vl-4b", task) for task in prompts.TASKS]
                 + [baselines.question_job(run, "instructblip-flan-t5-xl")])
-        jobs.append(Job("flowers102_study.core.shards:extract", run.folder / "features",
+        jobs.append(Job("flowers102_study.vlm.shards:extract", run.folder / "features",
                         {"model": "pocket", "weights": "",
                          "models": {"image_size": 48, "dtype": "auto", "system_prompt": ""},
                          "question": "Which?", "layers": [0, -1], "pooling": ["last", "mean"],
@@ -143,7 +145,7 @@ def test_exported_questions_can_be_trained_from(smoke, tmp_path):
                 tmp_path / "export").stdout
     assert "transformers/open-qa.train.jsonl" in told
     from PIL import Image
-    from flowers102_study.core.models import load
+    from flowers102_study.vlm.models import load
     vlm = load(str(next((smoke / "runs/.pocket").glob("idefics2-8b-*"))), 48)
     for form, key in (("transformers", lambda c: c["path"]),
                       ("lmms-engine", lambda c: c["image_url"]["url"])):

@@ -53,8 +53,8 @@ def test_notebooks_are_clean(whole):
 
 def test_exports_are_fresh(whole):
     assert stale(whole) == []
-    plant(whole / "flowers102_study/core/metrics.py", "return", "return  ")
-    assert stale(whole) == ["core/metrics.py"]
+    plant(whole / "flowers102_study/scores/metrics.py", "return", "return  ")
+    assert stale(whole) == ["scores/metrics.py"]
 
 
 def test_lines_and_cells_end_where_a_reader_does(whole):
@@ -72,21 +72,32 @@ def test_lines_and_cells_end_where_a_reader_does(whole):
 def test_every_module_has_its_notebook(whole):
     assert house.without_notebook(whole) == []
     (whole / "flowers102_study/extra.py").write_text("")
-    (whole / "nbs/core/metrics.ipynb").unlink()
-    assert house.without_notebook(whole) == ["core.metrics", "extra"]
+    (whole / "nbs/scores/metrics.ipynb").unlink()
+    assert house.without_notebook(whole) == ["extra", "scores.metrics"]
 
 
 def test_no_import_runs_upwards(whole):
     assert house.upward_imports(whole) == []
-    with open(whole / "flowers102_study/core/metrics.py", "a") as file:
+    with open(whole / "flowers102_study/scores/metrics.py", "a") as file:
         file.write("\nfrom flowers102_study.resnet import train\n")
     with open(whole / "flowers102_study/data.py", "a") as file:
         file.write("\nfrom .resnet import train\n")
+    with open(whole / "flowers102_study/core/records.py", "a") as file:
+        file.write("\nfrom ..vlm.ranking import rank\n")
     with open(whole / "flowers102_study/core/settings.py", "a") as file:
-        file.write("\nfrom .launch import Job\n")
+        file.write("\nfrom .launch import run_jobs\n")
     found = house.upward_imports(whole)
-    assert "core.metrics imports resnet" in found and "data imports resnet" in found
+    assert "scores.metrics imports resnet" in found and "data imports resnet" in found
     assert "core.settings imports itself in a circle" in found
+    assert "core.records imports vlm.ranking" in found
+
+
+def test_the_map_is_the_tree(whole):
+    assert house.drawn_map(whole) == [*house.LAYERS, "chapters", "tools"]
+    for tree in ("nbs", "flowers102_study"):
+        folders = {p.name for p in (whole / tree).iterdir() if p.is_dir()}
+        assert set(house.LAYERS) <= folders
+    assert {m.split(".")[0] for m in house.exported(whole) if "." in m} == set(house.LAYERS)
 
 
 def test_readme_numbers_are_measured(whole):

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from flowers102_study.core import models, ranking
-from flowers102_study.core.pocket_models import ARCHITECTURES
+from flowers102_study.vlm.pocket_models import ARCHITECTURES
 from flowers102_study.core.settings import SettingsError
 
 NAMES = ["rose", "rose mallow", "tree mallow", "tree poppy", "iris", "lenten rose",
@@ -189,7 +189,7 @@ def test_older_files_still_load(saved, tmp_path):
 
 
 def test_real_sizes_on_meta():
-    from flowers102_study.core.published import count_parameters, on_meta
+    from flowers102_study.vlm.published import count_parameters, on_meta
     assert (count_parameters("Qwen/Qwen3-VL-4B-Instruct") == 4_437_815_808
             and count_parameters("Qwen/Qwen3-VL-8B-Instruct") == 8_767_123_696)
     assert (round(count_parameters("HuggingFaceM4/idefics2-8b") / 1e9, 1) == 8.4

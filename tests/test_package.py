@@ -18,7 +18,7 @@ def test_installed_alone(tmp_path):
                                       env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
                                       capture_output=True, text=True)
     told = ask("import flowers102_study, flowers102_study.core.settings as s; "
-               "print(flowers102_study.__file__); print(s.read_profile('paper')['data']['size'])")
+               "print(flowers102_study.__file__); print(s.read_profile('paper')['data']['image_size'])")
     assert str(tmp_path / "site") in told.stdout and "448" in told.stdout, told.stderr
     assert (tmp_path / "site/flowers102_study/lmms_eval/utils.py").exists()
     assert len((tmp_path / "site/flowers102_study/flowers102.txt").read_text().splitlines()) > 102

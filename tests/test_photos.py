@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import copy_of_study
 from flowers102_study import baselines, data, prompts, sft
-from flowers102_study.core.launch import prepare, run_jobs
-from flowers102_study.core.pocket_models import taught_classes, with_photographs
+from flowers102_study.core.jobs import prepare
+from flowers102_study.core.launch import run_jobs
+from flowers102_study.vlm.pocket_models import taught_classes, with_photographs
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import SettingsError, open_run
-from flowers102_study.core.views import keyed, pasted
+from flowers102_study.pictures.views import keyed, pasted
 from test_data import class_folders
 
 RECIPE = {"pocket.names": "photographs", "pocket.image_size": 32, "models.image_size": 32,
@@ -69,8 +70,8 @@ def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
 
 def test_what_is_exported_looks_at_the_middle_too():
     from PIL import Image
-    from flowers102_study.core.heads import image_processor
-    from flowers102_study.core.sources import squared
+    from flowers102_study.vlm.heads import image_processor
+    from flowers102_study.pictures.sources import squared
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).resize(
         (400, 300), Image.Resampling.BICUBIC)
     theirs = {crop: np.asarray(image_processor(32, crop, 3, [0, 0, 0], [1, 1, 1])(photo)["pixel_values"][

@@ -71,7 +71,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, sharded):
     script.write_text("""
 import sys, torch
 from transformers.modeling_outputs import ImageClassifierOutput
-from flowers102_study.core.launch import join_processes, leave_together
+from flowers102_study.core.processes import join_processes, leave_together
 from flowers102_study.resnet import tensors, train_epoch, whole, wrap
 accelerator = join_processes()
 torch.manual_seed(0)
@@ -118,7 +118,7 @@ leave_together()
 def test_what_is_saved_by_two_processes_is_what_was_scored(trained):
     import torch
     from transformers import AutoModelForImageClassification
-    from flowers102_study.core.views import normalised, to_input
+    from flowers102_study.pictures.views import normalised, to_input
     run = trained[False, 2, "ddp"]
     model = AutoModelForImageClassification.from_pretrained(run.arm("resnet50") / "model").eval()
     table = pd.read_parquet(run.arm("resnet50") / "predictions.parquet").query("split == 'test'")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import copy_of_study
 from flowers102_study import baselines, classifier, data, prompts, sft
-from flowers102_study.core.launch import Board, prepare, run_jobs, start_lane
+from flowers102_study.core.jobs import prepare
+from flowers102_study.core.launch import run_jobs, start_lane
+from flowers102_study.core.progress import Board
 from flowers102_study.core.settings import SettingsError, open_run
 from safetensors.numpy import load_file
 
@@ -79,7 +81,7 @@ def test_what_rests_keeps_every_bit_and_what_trains_moves(trained):
 def test_an_adapter_is_exported_merged_where_its_base_is_only_here(trained, tmp_path):
     import torch
     from flowers102_study.core.launch import run_jobs
-    from flowers102_study.core.models import load
+    from flowers102_study.vlm.models import load
     from flowers102_study.sharing import export
     from transformers import AutoModelForImageTextToText
     run = trained["lora", "one"]
@@ -89,7 +91,7 @@ def test_an_adapter_is_exported_merged_where_its_base_is_only_here(trained, tmp_
             "/tmp" not in (tmp_path / "out/config.json").read_text())
     alone = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
     adapted = load(str(sft.train_job(run).out), 48)
-    from flowers102_study.core.models import inputs
+    from flowers102_study.vlm.models import inputs
     asked = inputs(adapted, np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8),
                    ["Which flower is this?"] * 2)
     with torch.no_grad():
@@ -100,8 +102,8 @@ def test_checkpointing_changes_memory_not_losses(study):
     import tempfile
     from pathlib import Path
     from accelerate.utils import set_seed
-    from flowers102_study.core.models import load
-    from flowers102_study.core.training import (answer_loss, arguments, line_up, taught, train_along,
+    from flowers102_study.vlm.models import load
+    from flowers102_study.vlm.training import (answer_loss, arguments, line_up, taught, train_along,
                                                 watcher)
     source = str(next((study / "runs/.pocket").glob("qwen3-vl-4b-*")))
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), np.uint8)
@@ -178,6 +180,6 @@ def test_settings_that_cannot_be_are_refused(study, key, value, said):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    from flowers102_study.core.training import share_out
+    from flowers102_study.vlm.training import share_out
     with pytest.raises(SettingsError, match="multiple of 3"): share_out(64, 8, 1000, 3)
     assert share_out(64, 8, 10, 3) == (9, 3, 1) # fewer pictures than a batch

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import call
-from flowers102_study.core.metrics import joined, over_seeds, wilson
-from flowers102_study.core.paired import (counted, coverage, detectable, difference,
+from flowers102_study.scores.metrics import joined, over_seeds, wilson
+from flowers102_study.scores.paired import (counted, coverage, detectable, difference,
                                           difference_over_seeds, macro_difference, mcnemar, mean_of,
                                           paired, possible_p, read_pair)
 from flowers102_study.core.settings import SettingsError

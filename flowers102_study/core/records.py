@@ -292,7 +292,7 @@ def fingerprint(folder: Path) -> str: # 64 hexadecimal digits
 # %% ../../nbs/core/records.ipynb #f3b0a8c2
 def write_result(
     folder: Path, # of the arm
-    # {name: {"value": …, "interval": [low, high], "n": …}}, as `core.metrics` makes them; holds
+    # {name: {"value": …, "interval": [low, high], "n": …}}, as `scores.metrics` makes them; holds
     # "accuracy"
     scores: dict,
     rerun: dict, # settings, data fingerprint, model, revision, seed, world_size

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from .launch import bar, clock
+from .progress import bar, clock
 from .settings import Run, project_root
 
 # %% ../../nbs/core/terminal.ipynb #b2ee1ec7

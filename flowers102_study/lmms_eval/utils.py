@@ -10,7 +10,7 @@ from pathlib import Path
 
 # the study's package; its answers module needs PyYAML only
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from flowers102_study.core.answers import Names # noqa: E402
+from flowers102_study.scores.answers import Names # noqa: E402
 
 
 @functools.cache
