@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'OUTCOME', 'style', 'framed', 'made_from', 'as_table', 'as_picture', 'as_cards', 'as_times',
-           'rendered_output', 'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'picture_of', 'head_of',
-           'verdicts_of', 'arms_of', 'figures_of', 'body_of', 'network_remark', 'group_remark', 'remarks', 'next_steps',
-           'times_of', 'write_page']
+           'rendered_output', 'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'captions', 'picture_of',
+           'head_of', 'verdicts_of', 'arms_of', 'figures_of', 'body_of', 'network_remark', 'group_remark', 'remarks',
+           'next_steps', 'times_of', 'write_page']
 
 # %% ../nbs/page.ipynb #d75ba285
 import base64
+import functools
 import html
 import json
 import re
 from pathlib import Path
+
+import yaml
 
 from .core.keys import closure
 from .core.progress import clock
@@ -188,18 +191,22 @@ def tables(results: list) -> str:
                       for what, rest in folds.items() if rest))
 
 # %% ../nbs/page.ipynb #f5a8be73
-# figures that are not behind a fold
-FIRST = {"resnet_final": "The headline arms",
-         "hypotheses_effects": "The differences that the hypotheses are about"}
+FIRST = ("resnet_final", "hypotheses_effects") # figures that are not behind a fold
+
+
+@functools.cache
+def captions() -> dict: # {"data_sizes": "Pictures of each class"}
+    "Read what each figure shows."
+    return yaml.safe_load((package_folder() / "captions.yaml").read_text())
 
 
 def picture_of(run: Run, part: str) -> str: # part: a figure's path in the run
     "Write a figure with a caption."
     stem = Path(part).stem
-    said = [FIRST.get(stem, stem.replace("_", " ")), label_of(run)]
+    said = [captions().get(stem, stem.replace("_", " ")), label_of(run)]
     return as_picture(run.folder / part, ", ".join(filter(None, said)))
 
-
+# %% ../nbs/page.ipynb #67df160a
 def head_of(run: Run, stems: list, stale: list, paper: Path | None) -> list: # of HTML
     "Write a page's title, what the run is about, and links."
     links = [f'<a href="notebooks/{stem}.html">{stem}</a>' for stem in stems]

@@ -67,6 +67,12 @@ def test_makes_everything(smoke):
         assert "error" not in kinds and kinds
 
 
+def test_every_figure_has_a_caption(smoke):
+    from flowers102_study.page import captions
+    drawn = {path.stem for path in (smoke / "runs/smoke/figures").glob("*.svg")}
+    assert len(drawn) > 30 and drawn <= set(captions())
+
+
 def test_says_results(smoke):
     table = call(smoke, "flowers102-study", "results", "--name", "smoke").stdout
     assert table.startswith("drawn flowers") and "resnet50.mixcut" not in table and "/24" in table
