@@ -8,7 +8,7 @@ def _announce():
     import sys
     auto = "transformers.models.auto.modeling_auto"
     if auto in sys.modules:
-        import flowers102_study.core.heads
+        import flowers102_study.vlm.heads
         return
 
     class Finder(importlib.abc.MetaPathFinder):
@@ -19,10 +19,10 @@ def _announce():
             execute = spec.loader.exec_module
             def execute_and_register(module):
                 execute(module)
-                try: import flowers102_study.core.heads
+                try: import flowers102_study.vlm.heads
                 except ImportError as error: # another order of imports inside transformers
                     import warnings
-                    warnings.warn(f"the study's heads are not known to transformers yet ({error}); import flowers102_study.core.heads before loading one")
+                    warnings.warn(f"the study's heads are not known to transformers yet ({error}); import flowers102_study.vlm.heads before loading one")
             spec.loader.exec_module = execute_and_register
             return spec
     sys.meta_path.insert(0, Finder())

@@ -16,6 +16,7 @@ from .core.jobs import Job
 from .core.progress import progress
 from .core.records import opened, write, write_json
 from .core.settings import Run, one_of, require
+from .vlm.memory import pixels_size
 from .pictures.views import keyed, mix, to_input
 from .data import data_job, expected, read_index, read_pixels, read_report
 from .prompts import (FORMS, messages, picture_path, prompts_job, read_prompts, schemas,
@@ -180,6 +181,6 @@ def jobs(run: Run) -> list:
 
 
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
-    "Work out what mixing needs: the mixed pixels once."
-    return {"disk": run.augment["fraction"] * expected(run)[0] * (3 * run.data["image_size"] ** 2 + 2e3),
-            "host": 6e8, "gpu": 0}
+    "Work out what mixing needs: the mixed pixels once, and some kilobytes of questions."
+    made = run.augment["fraction"] * expected(run)[0]
+    return {"disk": pixels_size(made, run.data["image_size"]) + 2e3 * made, "host": 6e8, "gpu": 0}

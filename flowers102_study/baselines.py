@@ -23,6 +23,8 @@ from .vlm.pocket_models import ARCHITECTURES, taught_classes
 from .core.records import (digest, fingerprint, resumed_meter, write_predictions,
                                            write_result)
 from .core.settings import Run, one_of, require
+from .vlm.memory import LIBRARIES, answering_size, weights_size
+from .vlm.published import model_facts
 from .vlm.shards import MADE, borrow, model_source, spread
 from .pictures.sources import listing_sum
 from .data import data_job, expected, read_index, read_pixels, read_report
@@ -260,21 +262,16 @@ def question_jobs(run: Run) -> list:
 # %% ../nbs/03_baselines.ipynb #ad97114c
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes: disk, host, gpu
     "Work out what a job of this stage needs."
-    from flowers102_study.vlm.published import count_parameters
-    libraries = 6e8
     if job.target.endswith(":draw_world"):
         return {"disk": job.spec["pictures"] * 7500, "host": 3e8 + job.spec["pictures"] * 3e4, "gpu": 0}
-    if job.target.endswith(":pretrain"): return {"disk": 2e7, "host": libraries + 1.2e9, "gpu": 0}
+    if job.target.endswith(":pretrain"): return {"disk": 2e7, "host": LIBRARIES + 1.2e9, "gpu": 0}
     source, n = job.spec["model"], expected(run)[0]
-    if source in MADE: return {"disk": 2e3 * n, "host": libraries + 1e9, "gpu": 2e9}
-    parameters = count_parameters(source)
-    number = 2 if devices() else 4 # bytes: bf16 on GPUs
-    working = parameters * number * 1.1 + job.spec["baselines"]["batch_size"] * 6e7 * number
-    name, _, revision = source.partition("@")
+    if source in MADE: return {"disk": 2e3 * n, "host": LIBRARIES + 1e9, "gpu": 2e9}
+    said = model_facts(source)
+    working = weights_size(said["parameters"]) + answering_size(job.spec["baselines"]["batch_size"])
+    host = processes(run) * (LIBRARIES + 1e9 + working * (not devices()))
     # some are stored in float32
-    return {"model": name, "revision": revision, "parameters": parameters,
-            "disk": parameters * 4 + 2e3 * n,
-            "host": processes(run) * (libraries + working * (not devices()) + 1e9), "gpu": working}
+    return said | {"disk": said["parameters"] * 4 + 2e3 * n, "host": host, "gpu": working}
 
 # %% ../nbs/03_baselines.ipynb #40105833
 def kinds(predictions, names: list, genus: list, thing: str): # a Series of KINDS

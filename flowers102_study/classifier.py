@@ -26,6 +26,9 @@ from .scores.metrics import score_predictions
 from .core.records import (Meter, fingerprint, job_name, resumed_meter, write_json,
                                            write_predictions, write_result)
 from .core.settings import Run, require
+from .vlm.memory import (activations_size, answering_size, features_size, hidden_width,
+                                         weights_size)
+from .vlm.published import model_facts
 from .vlm.shards import MADE, model_source
 from .pictures.sources import listing_sum
 from .vlm.training import (arguments, checkpoints, history_of, keeper, line_up, newest,
@@ -515,19 +518,19 @@ def jobs(run: Run) -> list:
 # %% ../nbs/05_classifier.ipynb #670dbcc8
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs."
-    n, width = expected(run)[0], 2560 if run.models[run.sft["base"]] != "pocket" else run.pocket["width"]
+    n, source = expected(run)[0], run.models[run.sft["base"]]
+    width = run.pocket["width"] if source == "pocket" else hidden_width(source)
     # the tower hands over up to four outputs
-    stored = n * (4 + len(run.classifier["layers"]) * len(run.classifier["pooling"])) * width * 4
-    if job.target.endswith(":fit"): return {"disk": n * 1e3, "host": 1e9 + 4 * n * width * 8, "gpu": 0}
-    source = run.models[run.sft["base"]]
+    places = 4 + len(run.classifier["layers"]) * len(run.classifier["pooling"])
+    stored = features_size(n, places, width)
+    if job.target.endswith(":fit"):
+        return {"disk": n * 1e3, "host": 1e9 + 2 * features_size(n, 4, width), "gpu": 0}
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}
-    from flowers102_study.vlm.published import count_parameters
-    parameters, (name, _, revision) = count_parameters(source), source.partition("@")
-    return {"model": name, "revision": revision, "parameters": parameters, "disk": 2 * stored,
-            "host": processes(run) * 2e9 + stored,
-            "gpu": parameters * 2.2
-                   + run.classifier["batch_size"]
-                   * (1.2e8 if job.target.endswith(":extract") else 1.3e9)}
+    said, pictures = model_facts(source), run.classifier["batch_size"]
+    working = (answering_size(pictures) if job.target.endswith(":extract")
+               else activations_size(pictures, False))
+    return said | {"disk": 2 * stored, "host": processes(run) * 2e9 + stored,
+                   "gpu": weights_size(said["parameters"]) + working}
 
 # %% ../nbs/05_classifier.ipynb #45b2edb3
 def nearest_alike(x, labels) -> dict: # a share with its interval

@@ -24,6 +24,7 @@ from .core.processes import with_parent
 from .core.progress import progress
 from .core.records import opened, write_json
 from .core.settings import Run, SettingsError, one_of, require
+from .vlm.memory import pixels_size
 from .pictures.sources import (OXFORD_SPLITS, SUFFIXES, Picture, Unreadable, collect,
                                            listing_sum, oxford_names, read_rgb, squared)
 
@@ -301,11 +302,10 @@ def expected(run: Run) -> tuple: # (pictures, classes)
 
 # %% ../nbs/00_data.ipynb #af6154c8
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
-    "Return what preparing the data needs: the pixels twice (PNG is hardly smaller) and the download."
-    crop = run.data["center_crop"]
-    # and the whole pictures
-    pixels = expected(run)[0] * 3 * run.data["image_size"] ** 2 * (1 + (crop < 1) / crop ** 2)
+    "Work out what preparing the data needs: the pixels twice (PNG is hardly smaller) and the download."
     if job.name == "audit": return {"disk": 0, "host": 5e8, "gpu": 0}
+    n, side, crop = expected(run)[0], run.data["image_size"], run.data["center_crop"]
+    pixels = pixels_size(n, side) + (crop < 1) * pixels_size(n, side / crop) # and the whole pictures
     return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels,
             "gpu": 0}
 

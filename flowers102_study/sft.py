@@ -6,7 +6,7 @@
 __all__ = ['adapters', 'trainable', 'count_trained', 'Guide', 'validation_accuracy', 'read_lessons', 'lessons', 'TrainingSet',
            'step_count', 'start', 'collator', 'loss_of', 'validator', 'optimizer_of', 'run_trainer', 'train',
            'example_of', 'finish_model', 'sft_arm', 'check_settings', 'check_together', 'train_job', 'arm_job', 'jobs',
-           'needs']
+           'needs', 'training_needs']
 
 # %% ../nbs/04_sft.ipynb #4987d79b
 import copy
@@ -24,6 +24,9 @@ from .core.launch import devices, processes
 from .core.processes import equal_share, join_processes, sum_over_processes
 from .core.records import digest, job_name, resumed_meter, versions, write_json
 from .core.settings import Run, one_of, require
+from .vlm.memory import (LIBRARIES, activations_size, answering_size, training_state,
+                                         weights_size)
+from .vlm.published import model_facts
 from .vlm.shards import model_source
 from .pictures.sources import listing_sum
 from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of, joined,
@@ -376,25 +379,27 @@ def jobs(run: Run) -> list:
 # %% ../nbs/04_sft.ipynb #94f30373
 def needs(run: Run, job: Job) -> dict: # model, revision, parameters; bytes: disk, host, gpu, kept …
     "Work out what a job of this stage needs."
-    from flowers102_study.baselines import needs as asking
-    from flowers102_study.vlm.published import count_parameters
     source = run.models[run.sft["base"]]
-    if job.target.endswith(":evaluate") and run.sft["source"] != "train": return asking(run, job)
-    if source == "pocket": return {"disk": 5e7, "host": 6e8 + 2e9, "gpu": 3e9}
-    parameters, block = count_parameters(source), run.sft
-    name, _, revision = source.partition("@")
-    said = {"model": name, "revision": revision, "parameters": parameters}
-    if job.target.endswith(":evaluate"):
-        host = processes(run) * (2e9 + parameters * 4.4 * (not devices()))
-        return said | {"disk": 2e3 * expected(run)[0], "host": host,
-                       "gpu": parameters * 2.2 + run.baselines["batch_size"] * 1.2e8}
-    sharded = processes(run) if run.launch["accelerate_config"] in ("fsdp2", "zero3") else 1
-    full = block["method"] == "full"
-    states = parameters * 16 / sharded if full else parameters * 2.2
-    # 240 tokens a picture at 448 pixels
-    working = (min(block["micro_batch_size"], block["batch_size"]) * 240
-               * (1.1e6 if block["gradient_checkpointing"] else 5.5e6))
+    if job.target.endswith(":evaluate") and run.sft["source"] != "train":
+        from flowers102_study.baselines import needs as asking
+        return asking(run, job)
+    if source == "pocket": return {"disk": 5e7, "host": LIBRARIES + 2e9, "gpu": 3e9}
+    said = model_facts(source)
+    if job.target.endswith(":train"): return said | training_needs(run, said["parameters"])
+    weights = weights_size(said["parameters"])
+    return said | {"disk": 2e3 * expected(run)[0],
+                   "host": processes(run) * (2e9 + weights * (not devices())),
+                   "gpu": weights + answering_size(run.baselines["batch_size"])}
+
+
+def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, disk, host, gpu
+    "Work out what fine-tuning a published model needs."
+    block, full = run.sft, run.sft["method"] == "full"
+    shards = processes(run) if run.launch["accelerate_config"] in ("fsdp2", "zero3") else 1
+    states = training_state(parameters, shards) if full else parameters * 2.2
+    pictures = min(block["micro_batch_size"], block["batch_size"])
     host = processes(run) * (2e9 + parameters * 4 * (not devices())) + parameters * 8
-    return said | {"download": parameters * 4, "kept": parameters * (4 if full else .1),
-                   "disk": parameters * (12 * 3 + 4 if full else .1), "host": host,
-                   "gpu": states + working}
+    # a checkpoint: float32 weights and two moments; three are kept at most
+    return {"download": parameters * 4, "kept": parameters * (4 if full else .1),
+            "disk": parameters * (3 * 12 + 4 if full else .1), "host": host,
+            "gpu": states + activations_size(pictures, block["gradient_checkpointing"])}
