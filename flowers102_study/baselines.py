@@ -59,6 +59,7 @@ def model_job(
 ) -> Job | None: # None: it is not of the pocket
     "Build the job that makes a pocket-sized model."
     if run.models[arm] != "pocket": return None
+    one_of(arm, ARCHITECTURES, "stand-in (models, of the pocket's own)")
     world, used = world_job(run), {k: v for k, v in run.pocket.items() if k != "pictures"}
     spec = {"arm": arm, "seed": run.settings["seed"], "pocket": used}
     if used["names"] == "photographs":
@@ -108,8 +109,8 @@ def answers_job(
 
 
 def arms(run: Run) -> list:
-    "List the models of the profile."
-    return [arm for arm in run.models if arm in ARCHITECTURES]
+    "List the models of the profile: what the block holds beside the settings that they share."
+    return [arm for arm in run.models if arm not in ("image_size", "dtype", "system_prompt")]
 
 # %% ../nbs/03_baselines.ipynb #b794570d
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:

@@ -18,7 +18,7 @@ SECONDS = {"pocket": 1.3, "sft": .52, "resnet": .11}
 PICTURE = .07
 NOTEBOOKS = 60 # seconds that nine notebooks take without their jobs
 FULL = {"pocket": 280, "sft": 2400, "resnet": 3000} # steps of `photos`
-LEAST = {"pocket": 40, "sft": 120, "resnet": 200} # below these, next to nothing is learnt
+LEAST = {"pocket": 40, "sft": 120, "resnet": 400} # below these, next to nothing is learnt
 # over the training pictures, as `photos` makes them over some thousands
 PASSES = {"sft": 48, "resnet": 60}
 # trainings; CNNs: the headline's, and one without augmentation
@@ -58,9 +58,9 @@ def steps_for(
     for part, passes in PASSES.items():
         by_passes = passes * training_pictures(pictures) / BATCH
         wanted[part] = min(max(FULL[part] / 4, by_passes), 2 * FULL[part])
-    start = seconds_of(dict.fromkeys(FULL, 0), pictures)
-    share = min(1, (60 * minutes - start) / (seconds_of(wanted, pictures) - start))
-    return {part: max(LEAST[part], round(share * n)) for part, n in wanted.items()}
+    start, whole = seconds_of(LEAST, pictures), seconds_of(wanted, pictures)
+    share = min(1, (60 * minutes - start) / (whole - start)) # of what is above the least
+    return {part: round(LEAST[part] + share * (n - LEAST[part])) for part, n in wanted.items()}
 
 # %% ../../nbs/vlm/recipe.ipynb #a640f308
 def overrides_for(
