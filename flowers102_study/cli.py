@@ -124,8 +124,8 @@ def print_dry(run: Run, chosen: dict, note: str, verbose: bool):
 @app.command("run")
 def run_command(
     stage: list[str] = typer.Argument(None, help="stages to run; all without any"),
-    profile: str = typer.Option("", help="pocket, photos, paper, or a YAML file of your own; without it "
-                                         "pocket, or with --data what suits the pictures"),
+    profile: str = typer.Option("", help="pocket, photos, paper, smoke (all of it in two minutes), or a "
+                                         "YAML file; without it what suits the pictures"),
     data: str = typer.Option("", help="drawn, oxford, hub:OWNER/NAME[@REVISION][#SUBSET], "
                                       "or a folder of pictures"),
     name: str = typer.Option("", help="of the run, under runs/; by profile and data without it"),

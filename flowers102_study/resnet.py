@@ -476,7 +476,8 @@ def needs(
         for part in model.modules():
             if not list(part.children()):
                 part.register_forward_hook(lambda _, __, out: sizes.append(out.numel()))
-        model(torch.empty(1, 3, block["image_size"], block["image_size"]))
+        # one picture has no batch statistics
+        model.eval()(torch.empty(1, 3, block["image_size"], block["image_size"]))
     parameters = sum(p.numel() for p in model.parameters())
     stored = 3 * (run.data["image_size"] / run.data["center_crop"]) ** 2 * expected(run)[0]
     state = parameters * 4 * 6 # weights, gradients, two moments, the average, the best

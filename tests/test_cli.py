@@ -32,6 +32,11 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
                           (["run", "--set", "baselines.tasks=[open]"], "did you mean 'open-qa'?"),
                           (["run", "--set", "models.dtype=float16"], "value of models.dtype"),
                           (["run", "--set", "augment.method=mixap"], "did you mean 'mixup'?"),
+                          (["run", "--set", "sft.rate=1", "--set", "resnet.mode=none"],
+                           "sft.rate is sft.learning_rate now; resnet.mode is resnet.augmentation now"),
+                          (["run", "--set", "sft.learning_rate=-1e-3"], "must be above 0"),
+                          (["run", "--set", "ablation.training={half: {sft.learning_rate: 0.1}}"],
+                           "ablation.training takes no mapping: write a list"),
                           (["run", "--set", "augment.fraction=0.0"], "augment.fraction is a share"),
                           (["run", "--set", "ablation.mixing=[mixcut]"],
                            "must be a list, like [{'mixcut'"),
@@ -89,6 +94,12 @@ def test_plan_of_the_paper(study):
     assert ("torch.distributed.run --standalone --nproc_per_node=2" in told
             and "flowers102_study.core.launch import child" in told)
     assert not (study / "runs").exists()
+
+
+def test_plan_of_every_profile(study):
+    for profile in ("smoke", "photos", "pocket"):
+        told = call(study, "flowers102-study", "run", "--profile", profile, "--dry-run").stdout
+        assert "08_resnet: " in told and "in all: disk" in told and len(told.splitlines()) < 24
 
 
 def test_plan_for_gpus(study, monkeypatch):

@@ -106,7 +106,11 @@ def refuse_keys(keys, schema: dict): # raises SettingsError
     unknown, names = [key for key in keys if key not in schema], renamed()
     before = [f"{key} is {names[key]} now" for key in unknown if key in names]
     require(not before, "some profile keys have other names now: " + "; ".join(before))
-    for key in unknown: one_of(key, schema, "profile key")
+    for key in unknown:
+        listed = [known for known in schema if key.startswith(f"{known}.")]
+        require(not listed, f"{', '.join(listed)} takes no mapping: write a list, "
+                            "[{name: {key: value}}]")
+        one_of(key, schema, "profile key")
 
 # %% ../../nbs/core/settings.ipynb #14c4f93f
 def set_key(
@@ -116,6 +120,9 @@ def set_key(
     schema: dict, # {dotted key: value}
 ):
     "Set one dotted key, or raise `SettingsError` for a type that the schema does not have."
+    if isinstance(schema[key], float) and isinstance(value, str):
+        try: value = float(value) # 1e-3 is text to YAML
+        except ValueError: pass
     if not fits(value, schema[key]):
         kind = {int: "an integer", float: "a number", str: "text", bool: "true or false",
                 list: "a list"}[type(schema[key])]
