@@ -30,6 +30,7 @@ from .core.settings import Run, SettingsError, one_of, require
 from .core.tracking import Curves
 from .pictures.views import MODES, normalised, resized, to_input, training_batch
 from .pictures.sources import listing_sum
+from .vlm.memory import LIBRARIES, number_size, pixels_size
 from .data import (audit_job, data_job, expected, read_audit, read_index, read_pixels,
                                    read_report, read_whole)
 
@@ -479,15 +480,13 @@ def needs(
         # one picture has no batch statistics
         model.eval()(torch.empty(1, 3, block["image_size"], block["image_size"]))
     parameters = sum(p.numel() for p in model.parameters())
-    stored = 3 * (run.data["image_size"] / run.data["center_crop"]) ** 2 * expected(run)[0]
+    stored = pixels_size(expected(run)[0], run.data["image_size"] / run.data["center_crop"])
     state = parameters * 4 * 6 # weights, gradients, two moments, the average, the best
-    number = 2 if devices() else 4 # bytes: bf16 on GPUs
-    # outputs and their gradients
-    working = state + stored + sum(sizes) * 2 * block["batch_size"] * number / processes(run)
-    libraries = 6e8 # what Python with torch and transformers takes before it does anything
+    kept = sum(sizes) * 2 * block["batch_size"] * number_size() # outputs and their gradients
+    working = state + stored + kept / processes(run)
     return {"model": block["model"], "revision": block["revision"], "parameters": parameters,
             "disk": parameters * 4 * 6 * 2,
-            "host": processes(run) * (libraries + (stored + state if devices() else working)),
+            "host": processes(run) * (LIBRARIES + (stored + state if devices() else working)),
             "gpu": working}
 
 # %% ../nbs/08_resnet.ipynb #df1bc2f9
