@@ -66,7 +66,7 @@ def opened_classifier(source: str): # (model, image processor)
     from transformers import AutoImageProcessor, AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
     import torch
-    from flowers102_study.core import heads # noqa: F401 (makes them known)
+    from flowers102_study.vlm import heads # noqa: F401 (makes them known)
     disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(source).eval()
     return (model.to("cuda" if torch.cuda.is_available() else "cpu"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PHOTOS
-from flowers102_study.core import sources
+from flowers102_study.pictures import sources
 from flowers102_study.core.records import seal
 from flowers102_study.core.settings import SettingsError, read_profile
 from flowers102_study.data import audit, prepare_data, read_audit, read_index, read_pixels, read_report

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from flowers102_study.core import models, ranking
+from flowers102_study.vlm import models, ranking
 from flowers102_study.vlm.pocket_models import ARCHITECTURES
 from flowers102_study.core.settings import SettingsError
 

@@ -127,7 +127,7 @@ def test_a_training_that_was_cut_ends_with_the_same_weights(study, whole):
     code = """import json, os, sys
 from pathlib import Path
 from flowers102_study import sft
-from flowers102_study.core import training
+from flowers102_study.vlm import training
 sealed = training.seal
 def seal_and_end(folder, *rest):
     sealed(folder, *rest)

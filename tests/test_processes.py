@@ -83,8 +83,8 @@ class Net(torch.nn.Module): # keeps no batch statistics
     def forward(self, x): # FSDP2 looks for tensors in known containers only
         return ImageClassifierOutput(logits=self.body(x))
 pictures, targets = torch.randn(13, 3, 8, 8), torch.eye(5)[torch.arange(13) % 5]
-block = {'rate': 0., 'decay': 0., 'warmup': 0., 'epochs': 1, 'frozen': False,
-         'smoothing': .1, 'average': 0.}
+block = {'learning_rate': 0., 'weight_decay': 0., 'warmup_ratio': 0., 'epochs': 1,
+         'freeze_backbone': False, 'label_smoothing': .1, 'ema_decay': 0.}
 model, optimizer = wrap(accelerator, Net(), block)
 grads = {}
 class Peek:

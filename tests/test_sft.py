@@ -171,7 +171,7 @@ def test_a_model_that_is_fine_tuned_already_is_asked_and_not_trained(trained):
 @pytest.mark.parametrize("key, value, said",
                          [("sft.method", "loras", "did you mean 'lora'"),
                           ("sft.base", "qwen3-vl-4", "did you mean 'qwen3-vl-4b'"),
-                          ("sft.batch_size", 0, "at least 1"), ("sft.max_steps", 1, "2 steps"),
+                          ("sft.batch_size", 0, "at least 1"), ("sft.max_steps", 1, "2 max_steps"),
                           ("sft.learning_rate", 0, "above 0"), ("classifier.penalties", [0.], "above 0"),
                           ("classifier.layers", [], "need values")])
 def test_settings_that_cannot_be_are_refused(study, key, value, said):

@@ -89,7 +89,7 @@ def known_differences(result: dict) -> list: # sentences
     if how["dtype"] != "bfloat16":
         told.append(f"numbers were {how['dtype']} here and are bfloat16 there (models.dtype)")
     if how["system_prompt"] != "You are a helpful assistant.":
-        told.append(f"the system message was {how['system']!r} here and is 'You are a helpful "
+        told.append(f"the system message was {how['system_prompt']!r} here and is 'You are a helpful "
                     "assistant.' there (models.system_prompt)")
     if tokens != 16:
         told.append(f"answers had at most {tokens} tokens here and 16 there (baselines.max_new_tokens)")
