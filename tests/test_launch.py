@@ -100,6 +100,11 @@ def test_where_nothing_can_be_forked_a_job_is_started(study, monkeypatch):
     assert all(job.done() for job in jobs)
 
 
+def works(pid: int) -> bool: # what has ended may wait for somebody to take note
+    try: return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError): return False
+
+
 def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
     from multiprocessing import forkserver
     run, job = smoke_data(study, monkeypatch)
@@ -109,9 +114,11 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
     launch.prepare(job)
     with open(run.logs / "lane.log", "a") as log:
         lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))
-        while not any("resnet50 | " in line for line in lane.words): time.sleep(.05)
+        while not any("resnet50 | " in line for line in lane.words):
+            assert lane.exitcode is None, lane.words
+            time.sleep(.05)
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         lane.join()
         with pytest.raises(RuntimeError, match="ended with status"):
             launch.check_ended(lane, run.logs / "lane.log")
-    while Path(f"/proc/{lane.pid}").exists(): time.sleep(.05)
+    while works(lane.pid): time.sleep(.05)

@@ -103,7 +103,9 @@ def renamed() -> dict: # {"sft.rate": "sft.learning_rate", …}
 
 def refuse_keys(keys, schema: dict): # raises SettingsError
     "Refuse keys that the schema does not have: those of before with their new names, else the first."
-    unknown, names = [key for key in keys if key not in schema], renamed()
+    unknown = [key for key in keys if key not in schema]
+    if not unknown: return
+    names = renamed()
     before = [f"{key} is {names[key]} now" for key in unknown if key in names]
     require(not before, "some profile keys have other names now: " + "; ".join(before))
     for key in unknown:
