@@ -10,10 +10,8 @@ __all__ = ['TABLES', 'NAME', 'KEPT', 'check_entry', 'entries', 'everything', 'ap
 
 # %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
-import os
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -21,15 +19,16 @@ from . import augment, baselines, classifier, prompts, sft
 from .augment import augment_job
 from .baselines import arms, question_job
 from .classifier import (applied, bases, candidates, controls, features_job, fit_job,
-                                         preferred, stored_features, write_arm)
-from .core.jobs import Job
+                                         preferred, record_head, stored_features)
+from .core.dataset import read_index, read_report
+from .core.jobs import Job, given
 from .scores.metrics import over_seeds, score_predictions
 from .scores.paired import difference, mcnemar, paired
-from .core.records import (Meter, opened, read_predictions, write_json,
-                                           write_predictions, write_result)
+from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, SettingsError, one_of, require
+from .core.work import Work
 from .vlm.training import few
-from .data import data_job, read_index, read_report
+from .data import data_job
 from .sft import arm_job, sft_arm, train_job
 
 # %% ../nbs/06_ablation.ipynb #c0f72fdc
@@ -71,7 +70,7 @@ def everything(*jobs: Job) -> dict: # {folder: job}
     "Collect jobs with all that they read; raise SettingsError where two would fill one folder."
     found = {}
     for job in jobs:
-        for other in (*everything(*job.inputs).values(), job):
+        for other in (*everything(*job.inputs.values()).values(), job):
             require(found.setdefault(other.out, other) == other,
                     f"two different arms would be called {other.name}; give one of them another name in "
                     "the profile's ablation block")
@@ -80,7 +79,7 @@ def everything(*jobs: Job) -> dict: # {folder: job}
 
 def apart(job: Job, what: str, plain: dict) -> Job:
     "Give a job a folder of its own, and so its inputs, unless it is one of the plain run's."
-    job = replace(job, inputs=tuple(apart(i, what, plain) for i in job.inputs))
+    job = replace(job, inputs={k: apart(i, what, plain) for k, i in job.inputs.items()})
     return (job if plain.get(job.out) == job
             else replace(job, out=job.out.with_name(job.name + what), stage="ablation"))
 
@@ -93,9 +92,9 @@ def plain_jobs(run: Run) -> dict: # {folder: job}
 # %% ../nbs/06_ablation.ipynb #e1cc8028
 def reseeded(job: Job, seed: int) -> Job:
     "Train with another seed; the pictures, the questions and the models as they come stay the same."
-    job = replace(job, inputs=tuple(reseeded(i, seed) for i in job.inputs))
+    job = replace(job, inputs={k: reseeded(i, seed) for k, i in job.inputs.items()})
     trains = (job.target == "flowers102_study.sft:train"
-              or any(i.target == "flowers102_study.sft:train" for i in job.inputs) and
+              or any(i.target == "flowers102_study.sft:train" for i in job.inputs.values()) and
               "seed" in job.spec)
     if not trains: return job
     # seeds have each other to share the cores with
@@ -103,28 +102,24 @@ def reseeded(job: Job, seed: int) -> Job:
 
 # %% ../nbs/06_ablation.ipynb #24b8f190
 def choose(
-    spec: dict, # {"only": {"layer": 2}}: the choice that is made beforehand
-    inputs: list, # [data, the head's arm]
-    folder: Path, # the arm, to be filled
+    work: Work, # only: the choice that is made beforehand, {"layer": 2}; reads data, head; an arm
 ):
     "Record the head that validation prefers among those with one choice. A job."
     import pandas as pd
-    import torch
-    if int(os.environ.get("RANK", 0)): return
-    (data, head), meter = inputs, Meter(torch.device("cpu"))
-    sweep, only = json.loads((head / "sweep.json").read_text()), spec["only"]
+    if not work.first: return
+    work.meter # starts it
+    data, head, only = work.inputs["data"], work.inputs["head"], work.spec["only"]
+    sweep = json.loads((head / "sweep.json").read_text())
     fitting = [i for i, entry in enumerate(sweep) if all(entry[k] == v for k, v in only.items())]
     require(bool(fitting), f"no head was fitted with {only}")
     best = max(fitting, key=lambda i: preferred(sweep[i]))
     index = {s: read_index(data, s) for s in ("validation", "test")}
     both, labels = pd.concat(index.values()), np.load(head / "said.npy")[best].astype(int)
-    write_predictions(folder, {"image_id": both.image_id.to_numpy(), "split": both.split.to_numpy(),
-                               "label": both.label.to_numpy(), "prediction": labels})
-    source = json.loads((head / "result.json").read_text())
-    facts = {key: source[key] for key in KEPT} | {"chosen": sweep[best]}
-    facts |= {"settings": spec | {"data": source["settings"]["data"]}}
-    tested = labels[len(index["validation"]):]
-    write_result(folder, score_predictions(index["test"].label, tested), facts, meter.read())
+    columns = {"image_id": both.image_id.to_numpy(), "split": both.split.to_numpy(),
+               "label": both.label.to_numpy(), "prediction": labels}
+    scores = score_predictions(index["test"].label, labels[len(index["validation"]):])
+    source = read_result(head)
+    work.record(columns, scores, chosen=sweep[best], **{key: source[key] for key in KEPT})
 
 # %% ../nbs/06_ablation.ipynb #6196be8e
 # of the head's record
@@ -143,26 +138,24 @@ def choices(run: Run) -> list: # (key, value, name)
 
 # %% ../nbs/06_ablation.ipynb #8076821b
 def refit(
-    spec: dict, # {"model", "classifier", "features", "seed", "shots"}
-    inputs: list, # [data, features, the first head's arm], and the model where a job makes it
-    folder: Path, # the arm, to be filled
+    # model, classifier, features, seed, shots; reads data, features, head: the first one's arm, model
+    # where a job makes it; an arm
+    work: Work,
 ):
     "Fit a head on some pictures of each class, or with another seed, where the first head sat. A job."
-    import torch
-    if int(os.environ.get("RANK", 0)): return
-    data, stored, first = inputs[:3]
-    meter = Meter(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen = json.loads((first / "result.json").read_text())["chosen"]
+    if not work.first: return
+    work.meter # starts it
+    data, spec = work.inputs["data"], work.spec
+    chosen = read_result(work.inputs["head"])["chosen"]
     place = {k: chosen[k] for k in ("layer", "pooling")}
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation")}
-    x = stored_features(stored, spec["features"], **place)
+    x = stored_features(work.inputs["features"], spec["features"], **place)
     rows = few(y["train"], spec["shots"], spec["seed"])
     some = {"train": x["train"][rows], "validation": x["validation"]}, y | {"train": y["train"][rows]}
     entry, weights = max(candidates(*some, spec["classifier"], len(read_report(data)["classes"]),
                                     spec["seed"]), key=lambda found: preferred(found[0]))
-    write_arm(folder, spec, inputs, {s: applied(weights, x[s]) for s in ("validation", "test")},
-              {"chosen": place | entry, "pictures": len(rows),
-               "trained": sum(w.size for w in weights[2:])}, meter)
+    record_head(work, {s: applied(weights, x[s]) for s in ("validation", "test")}, chosen=place | entry,
+                pictures=len(rows), trained=sum(w.size for w in weights[2:]))
 
 # %% ../nbs/06_ablation.ipynb #2efc3a1f
 def refit_job(
@@ -174,12 +167,12 @@ def refit_job(
 ) -> Job:
     "Build the job that fits a head on so many pictures of each class, with one of the seeds."
     first = fit_job(run, head)
-    stored = stored or first.inputs[1]
+    stored = stored or first.inputs["features"]
     seed = [run.settings["seed"], *run.ablation["seeds"]][number]
     spec = first.spec | {"seed": seed, "shots": shots, "features": stored.spec}
     name = head + (f".shots{shots}" if shots else "") + (f".s{number}" if number else "")
     return Job("flowers102_study.ablation:refit", run.arm(name), spec,
-               (data_job(run), stored, first) + stored.inputs[1:])
+               given(data=data_job(run), features=stored, head=first, model=stored.inputs.get("model")))
 
 # %% ../nbs/06_ablation.ipynb #8cbd4f0d
 def tuned_arms(run: Run, table: str) -> list: # (name, job)
@@ -205,7 +198,7 @@ def asked_arms(run: Run, table: str) -> list: # (name, job)
 def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
     "Build the job that looks up the best head with one choice."
     return Job("flowers102_study.ablation:choose", run.arm(f"{head}.{name}"), {"only": {key: value}},
-               (data_job(run), fit_job(run, head)))
+               {"data": data_job(run), "head": fit_job(run, head)})
 
 # %% ../nbs/06_ablation.ipynb #f13c9458
 def further_seeds(
@@ -294,11 +287,11 @@ def summary_job(run: Run) -> Job:
     curves = {head: [[k, [job.name for job in draws]] for k, draws in by_shots.items()]
               for head, by_shots in shot_jobs(run).items()}
     seeds = {arm: [arm, *(job.name for job in others)] for arm, others in seed_jobs(run).items()}
-    every = {job.out: job
+    every = {job.name: job
              for job in (arm_job(run), *(question_job(run, arm) for arm in arms(run)),
                          *(fit_job(run, arm) for arm in bases(run) | controls(run)), *arm_jobs(run))}
     return Job("flowers102_study.ablation:summarise", run.folder / "ablation",
-               {"tables": tables, "curves": curves, "seeds": seeds}, tuple(every.values()), single=True)
+               {"tables": tables, "curves": curves, "seeds": seeds}, every, single=True)
 
 # %% ../nbs/06_ablation.ipynb #83784897
 def difference_row(label: str, arm: str, reference: str, predictions: dict, results: dict) -> dict:
@@ -317,13 +310,12 @@ def mean_row(arms: list, predictions: dict, results: dict) -> dict:
 
 # %% ../nbs/06_ablation.ipynb #596476b6
 def summarise(
-    spec: dict, # {"tables", "curves", "seeds"}: names of arms
-    inputs: list, # the arms
-    folder: Path, # to be filled: ablation.json
+    work: Work, # tables, curves, seeds: names of arms; reads the arms; fills ablation.json
 ):
     "Compare arms that differ in one setting. A job."
-    predictions = {p.name: read_predictions(p) for p in inputs}
-    results = {p.name: json.loads((p / "result.json").read_text()) for p in inputs}
+    spec = work.spec
+    predictions = {arm: read_predictions(folder) for arm, folder in work.inputs.items()}
+    results = {arm: read_result(folder) for arm, folder in work.inputs.items()}
     line = lambda row: difference_row(*row, predictions, results)
     mean = lambda arms: mean_row(arms, predictions, results)
     size = lambda shots, arms: {"shots": shots, "pictures": results[arms[0]]["pictures"]}
@@ -331,7 +323,7 @@ def summarise(
     curves = {head: [size(shots, arms) | mean(arms) for shots, arms in points]
               for head, points in spec["curves"].items()}
     seeds = {arm: mean(arms) for arm, arms in spec["seeds"].items()}
-    write_json(folder / "ablation.json", {"tables": tables, "curves": curves, "seeds": seeds})
+    write_json(work.folder / "ablation.json", {"tables": tables, "curves": curves, "seeds": seeds})
 
 # %% ../nbs/06_ablation.ipynb #4ef9dfc3
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
 from .core.progress import progress
 from .core.records import opened, write, write_json
 from .core.settings import Run, one_of, require
+from .core.work import Work
 from .vlm.memory import pixels_size
 from .pictures.views import keyed, mix, to_input
-from .data import data_job, expected, read_index, read_pixels, read_report
+from .data import data_job, expected
 from .prompts import (FORMS, messages, picture_path, prompts_job, read_prompts, schemas,
                                       write_lines)
 
@@ -111,14 +113,14 @@ def write_mixtures(path: Path, pixels, rows, others, u, block: dict) -> np.ndarr
 
 # %% ../nbs/02_augment.ipynb #19d87d6f
 def mix_rows(
-    spec: dict, # {"seed", "augment": technique, policy, ratio, alpha}
-    inputs: list, # [data, prompts]
-    folder: Path, # to be filled: pixels.npy, rows.jsonl, <form>/open-qa-mixed.train.jsonl, report.json
+    # seed, augment: the profile's block; reads data, prompts; fills pixels.npy, rows.jsonl,
+    # <form>/open-qa-mixed.train.jsonl, report.json
+    work: Work,
 ):
     "Mix training pictures and write what is asked about them. A job."
-    (data, prompts), block, seed = inputs, spec["augment"], spec["seed"]
+    data, block, seed, folder = work.inputs["data"], work.spec["augment"], work.spec["seed"], work.folder
     pixels, names = read_pixels(data, "train"), read_report(data)["classes"]
-    by_image = {r["image_id"]: r for r in read_prompts(prompts, "open-qa", "train")}
+    by_image = {r["image_id"]: r for r in read_prompts(work.inputs["prompts"], "open-qa", "train")}
     index = read_index(data, "train")
     asked = [by_image[i] for i in index.image_id] # as the pixels lie
     rows, others, u = partners(index.label, block["fraction"], seed)
@@ -171,8 +173,8 @@ def augment_job(run: Run) -> Job:
     require(0 < block["fraction"] <= 1 and block["alpha"] > 0,
             "augment.fraction is a share, above 0 and at most 1; augment.alpha must be above 0")
     return Job("flowers102_study.augment:mix_rows", run.folder / "augment",
-               {"seed": run.settings["seed"], "augment": block}, (data_job(run), prompts_job(run)),
-               single=True)
+               {"seed": run.settings["seed"], "augment": block},
+               {"data": data_job(run), "prompts": prompts_job(run)}, single=True)
 
 
 def jobs(run: Run) -> list:

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from .baselines import answers_job
+from .classifier import record_classified
+from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
-from .classifier import write_classified
-from .core.records import MANIFEST, Meter, read_predictions, sha256
+from .core.records import MANIFEST, read_predictions, sha256
 from .core.settings import Run, require
+from .core.work import Work
 from .vlm.shards import spread
 from .pictures.sources import listing_sum
-from .data import data_job, read_index, read_pixels, read_report
+from .data import data_job
 from .prompts import open_question
 from .sft import read_lessons, train_job
 from .sharing import arm_model, classified, opened_classifier, opened_vlm
@@ -229,7 +231,7 @@ def trained_checks(run: Run, folder: Path, made: Job) -> list:
     from flowers102_study.vlm.foreign import files_of, tensors_of
     from flowers102_study.vlm.models import FAMILIES
     told = json.loads((folder / "result.json").read_text())
-    base = files_of(str(made.inputs[-1].out) if told["base"] == "pocket" else told["base"])
+    base = files_of(str(made.inputs["model"].out) if told["base"] == "pocket" else told["base"])
     family = FAMILIES[json.loads((base / "config.json").read_text())["model_type"]]
     method = told["settings"]["sft"]["method"]
     expected = set(tensors_of(base)) if method == "full" else {n for n in told.get("tensors", [])}
@@ -327,7 +329,7 @@ def evaluation_job(
     if kind == "vlm": return answers_job(run, arm, source, None, task)
     spec = {"model": source, "weights": listing_sum(str(folder)), "kind": kind,
             "seed": run.settings["seed"], "batch_size": run.baselines["batch_size"]}
-    return Job("flowers102_study.checking:classify", run.arm(arm), spec, (data_job(run),))
+    return Job("flowers102_study.checking:classify", run.arm(arm), spec, {"data": data_job(run)})
 
 # %% ../nbs/checking.ipynb #1fd34510
 def torchvision_classifier(folder: Path) -> tuple: # (model, function of pictures -> log-probabilities)
@@ -368,24 +370,19 @@ def published_classifier(
 
 # %% ../nbs/checking.ipynb #ad78ff81
 def classify(
-    spec: dict, # {"model", "weights", "kind", "batch_size", "seed"}
-    inputs: list, # [data]
-    folder: Path, # the arm, to be filled
+    work: Work, # model, weights, kind, batch_size, seed; reads data; an arm
 ):
     "Let a published classifier predict, and record it. A job."
-    from flowers102_study.core.processes import join_processes
-    accelerator, data = join_processes(), inputs[0]
-    meter, report = Meter(accelerator.device), read_report(data)
+    data, spec = work.inputs["data"], work.spec
     pixels = {s: read_pixels(data, s) for s in ("validation", "test")}
-    work, order, facts = published_classifier(spec["model"], spec["kind"], report["classes"])
+    predict, order, facts = published_classifier(spec["model"], spec["kind"],
+                                                 read_report(data)["classes"])
     places = [(s, i) for s in pixels for i in range(len(pixels[s]))]
-    def some(rows):
+    def find(rows):
         pictures = np.stack([pixels[s][i] for s, i in (places[r] for r in rows)])
-        return {"log_probs": work(pictures)[:, order]}
-    found = spread(accelerator, folder, len(places), spec["batch_size"], some, meter)
-    if not accelerator.is_main_process: return
+        return {"log_probs": predict(pictures)[:, order]}
+    found = spread(work, len(places), spec["batch_size"], find)
+    if not work.first: return
     first = len(pixels["validation"]) # pictures
     by_split = dict(zip(pixels, np.split(found["log_probs"], [first])))
-    facts |= {"settings": spec, "model": spec["model"], "revision": spec["weights"],
-              "seed": spec["seed"], "world_size": accelerator.num_processes}
-    write_classified(folder, data, by_split, facts, meter.read())
+    record_classified(work, by_split, revision=spec["weights"], **facts)

@@ -5,35 +5,33 @@
 # %% auto #0
 __all__ = ['features_job', 'made_by', 'scale_of', 'class_weights', 'solve', 'minimise', 'log_softmax', 'scored', 'preferred',
            'fit_mlp', 'epochs_of', 'briefly', 'candidates', 'applied', 'stored_features', 'features_sum', 'Sweep',
-           'sweep', 'fit', 'common_training', 'set_head', 'keep_head', 'write_classified', 'write_arm', 'picture_loss',
-           'base_of', 'with_head', 'log_probs_of', 'head_accuracy', 'best_of', 'together', 'train_together',
-           'finish_together', 'bases', 'controls', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike',
-           'laid_out']
+           'sweep', 'fit', 'common_training', 'set_head', 'keep_head', 'record_classified', 'record_head',
+           'picture_loss', 'base_of', 'with_head', 'log_probs_of', 'head_accuracy', 'best_of', 'together',
+           'train_together', 'finish_together', 'bases', 'controls', 'fit_job', 'together_job', 'jobs', 'needs',
+           'nearest_alike', 'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from .baselines import model_job
-from .core.jobs import Job
+from .core.dataset import read_index, read_pixels, read_report
+from .core.jobs import Job, given
 from .core.launch import processes
-from .core.processes import equal_share, join_processes, sum_over_processes
-from .core.progress import progress
-from .scores.metrics import score_predictions
-from .core.records import (Meter, fingerprint, job_name, resumed_meter, write_json,
-                                           write_predictions, write_result)
+from .core.processes import equal_share, sum_over_processes
+from .core.records import write_json
 from .core.settings import Run, require
+from .core.work import Work
+from .scores.metrics import score_predictions
 from .vlm.memory import (activations_size, answering_size, features_size, hidden_width,
                                          weights_size)
 from .vlm.published import model_facts
-from .vlm.shards import MADE, model_source
 from .pictures.sources import listing_sum
 from .vlm.training import (arguments, checkpoints, history_of, keeper, line_up, newest,
                                             share_out, train_along, watcher)
-from .data import data_job, expected, read_index, read_pixels, read_report
+from .data import data_job, expected
 from .prompts import open_question
 from .sft import adapters, sft_arm, train_job
 
@@ -50,7 +48,7 @@ def features_job(
             "pooling": block["pooling"], "splits": ["train", "validation", "test"],
             "batch_size": block["batch_size"]}
     return Job("flowers102_study.vlm.shards:extract", run.folder / "features" / arm, spec,
-               (data_job(run),) + ((made,) if made else ()), stage="classifier")
+               given(data=data_job(run), model=made), stage="classifier")
 
 
 def made_by(run: Run, arm: str) -> tuple: # (the job that makes an arm's model, or None; its source)
@@ -250,7 +248,7 @@ class Sweep:
         np.save(folder / "said.npy", np.stack(self.labels).astype(np.int16))
 
 
-def sweep(features, y: dict, block: dict, classes: int, seed: int, name: str) -> Sweep:
+def sweep(features, y: dict, block: dict, classes: int, seed: int, say) -> Sweep:
     "Fit every kind of head on every layer and pooling; `features(layer, pooling)` reads them."
     places = [(layer, pooling) for layer in block["layers"] for pooling in block["pooling"]]
     found = Sweep()
@@ -258,33 +256,31 @@ def sweep(features, y: dict, block: dict, classes: int, seed: int, name: str) ->
         x = features(layer, pooling)
         for entry, weights in candidates(x, y, block, classes, seed):
             found.add({"layer": layer, "pooling": pooling} | entry, weights, x)
-        progress(name, done, len(places), f"best validation {100 * found.best[0]['validation']:.1f} %")
+        say(done, len(places), f"best validation {100 * found.best[0]['validation']:.1f} %")
     return found
 
 # %% ../nbs/05_classifier.ipynb #b28847be
 def fit(
-    spec: dict, # {"model", "classifier": the profile's block, "features": of the features job, "seed"}
-    inputs: list, # [data, features], and the model where a job makes it
-    folder: Path, # the arm, to be filled
+    # model, classifier: the profile's block, features: settings of the job, seed; reads data, features,
+    # model where a job makes it; an arm
+    work: Work,
 ):
     "Fit heads on a model's features, choose one on validation, and record it. A job."
-    import torch
-    if int(os.environ.get("RANK", 0)): return
-    data, block, seed = inputs[0], spec["classifier"], spec["seed"]
-    meter = Meter(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if not work.first: return
+    work.meter # starts it
+    data, block, seed = work.inputs["data"], work.spec["classifier"], work.spec["seed"]
     names = read_report(data)["classes"]
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}
-    features = lambda layer, pooling: stored_features(inputs[1], spec["features"], layer, pooling)
-    found = sweep(features, y, block, len(names), seed, job_name(folder))
-    found.write(folder)
+    features = lambda layer, pooling: stored_features(work.inputs["features"], work.spec["features"],
+                                                      layer, pooling)
+    found = sweep(features, y, block, len(names), seed, work.progress)
+    found.write(work.folder)
     chosen, weights = found.best
     x = features(chosen["layer"], chosen["pooling"])
-    write_json(folder / "briefly.json", common_training(x, y, weights, block, len(names), seed))
-    log_probs = {s: applied(weights, x[s]) for s in ("validation", "test")}
-    facts = {"chosen": chosen, "features_sha256": features_sum(x),
-             "trained": sum(w.size for w in weights[2:])}
-    write_arm(folder, spec, inputs, log_probs, facts, meter)
-    keep_head(folder / "model", spec, inputs, weights, chosen, names)
+    write_json(work.folder / "briefly.json", common_training(x, y, weights, block, len(names), seed))
+    record_head(work, {s: applied(weights, x[s]) for s in ("validation", "test")}, chosen=chosen,
+                features_sha256=features_sum(x), trained=sum(w.size for w in weights[2:]))
+    keep_head(work, weights, chosen, names)
 
 # %% ../nbs/05_classifier.ipynb #9cb49983
 def common_training(x: dict, y: dict, weights: tuple, block: dict, classes: int, seed: int) -> dict:
@@ -303,48 +299,39 @@ def set_head(model, weights: tuple): # as `applied` takes them
         for parameter, value in zip(own, weights): parameter.copy_(torch.from_numpy(value))
 
 
-def keep_head(folder: Path, spec: dict, inputs: list, weights: tuple, chosen: dict, names: list):
+def keep_head(work: Work, weights: tuple, chosen: dict, names: list):
     "Store a head as a model that names its base."
     from flowers102_study.vlm.heads import VLMForImageClassification, described, save_head
-    facts, source = json.loads((inputs[1] / "base.json").read_text()), model_source(spec, inputs)
-    home = folder.parent.with_name(job_name(folder.parent)) / folder.name
+    facts = json.loads((work.inputs["features"] / "base.json").read_text())
+    crop = read_report(work.inputs["data"])["settings"]["center_crop"]
     where = {"layer": chosen["layer"], "pooling": chosen["pooling"], "width": len(weights[0]),
              "hidden": len(weights[2]) if len(weights) == 6 else 0}
-    model = VLMForImageClassification(described(facts, source, home, names, **where))
+    model = VLMForImageClassification(described(facts, work.source, work.home / "model", names, **where))
     set_head(model, weights)
-    save_head(model, facts, folder, crop=read_report(inputs[0])["settings"]["center_crop"])
+    save_head(model, facts, work.folder / "model", crop=crop)
 
 # %% ../nbs/05_classifier.ipynb #0f4a834c
-def write_classified(
-    folder: Path, # the arm
-    data: Path, # the run's
+def record_classified(
+    work: Work,
     log_probs: dict, # {"validation", "test": (n, classes) float32}
-    facts: dict, # of the record: settings, model, revision, seed, world_size, …
-    measured: dict, # as a Meter reads it
+    **facts, # for the record
 ):
-    "Write the predictions of a classifier and their scores. Heads, CNNs and others' models end here."
-    index, report = {s: read_index(data, s) for s in log_probs}, read_report(data)
+    "Record a classifier's predictions and scores. Heads, CNNs and others' models end here."
+    index = {s: read_index(work.inputs["data"], s) for s in log_probs}
     join = lambda column: np.concatenate([index[s][column].to_numpy() for s in log_probs])
     both, test = np.concatenate(list(log_probs.values())), log_probs["test"]
     require(bool(np.isfinite(both).all()), "the classifier's log-probabilities are not finite")
     split = np.repeat(list(log_probs), [len(part) for part in log_probs.values()])
-    write_predictions(folder, {"image_id": join("image_id"), "split": split, "label": join("label"),
-                               "prediction": both.argmax(1), "log_probs": both})
-    settings = facts["settings"] | {"data": report["settings"]}
-    known = {"settings": settings, "data": fingerprint(data), "origin": report["origin"],
-             "split": report["split"]}
-    write_result(folder, score_predictions(index["test"].label, test.argmax(1), test), facts | known,
-                 measured)
+    work.record({"image_id": join("image_id"), "split": split, "label": join("label"),
+                 "prediction": both.argmax(1), "log_probs": both},
+                score_predictions(index["test"].label, test.argmax(1), test), **facts)
 
 # %% ../nbs/05_classifier.ipynb #4f1e6982
-def write_arm(folder: Path, spec: dict, inputs: list, log_probs: dict, facts: dict, meter, world=1):
-    "Write a head's record."
-    base = json.loads((inputs[1] / "base.json").read_text())
-    revision = fingerprint(inputs[-1]) if spec["model"] in MADE else base["revision"]
-    rerun = {"settings": spec, "features": fingerprint(inputs[1]), "model": spec["model"],
-             "revision": revision, "parameters": base["parameters"], "side": base["side"],
-             "seed": spec["seed"], "world_size": world}
-    write_classified(folder, inputs[0], log_probs, rerun | facts, meter.read())
+def record_head(work: Work, log_probs: dict, **facts): # as of `record_classified`
+    "Record a head, with what is known of its base."
+    base = json.loads((work.inputs["features"] / "base.json").read_text())
+    record_classified(work, log_probs, revision=work.revision(base["revision"]),
+                      parameters=base["parameters"], side=base["side"], **facts)
 
 # %% ../nbs/05_classifier.ipynb #9d1fa7a8
 def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
@@ -354,29 +341,29 @@ def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
             / (len(labels) if num_items_in_batch is None else num_items_in_batch))
 
 # %% ../nbs/05_classifier.ipynb #3742beb3
-def base_of(spec: dict, inputs: list, device: str): # a VLM
+def base_of(work: Work): # a VLM
     "Load the model that features were taken from."
     from flowers102_study.vlm.models import load
-    how = spec["features"]["models"]
-    return load(model_source(spec, inputs), how["image_size"], device, how["dtype"],
+    how = work.spec["features"]["models"]
+    return load(work.source, how["image_size"], str(work.accelerator.device), how["dtype"],
                 how["system_prompt"])
 
 # %% ../nbs/05_classifier.ipynb #b0b9ac83
-def with_head(spec: dict, inputs: list, vlm, labels, folder: Path) -> tuple: # (model, tuner, facts)
+def with_head(work: Work, vlm, labels) -> tuple: # (model, tuner, facts)
     "Put a solved head and fresh adapters on a model."
     from peft.tuners.lora import LoraModel
     from flowers102_study.vlm.heads import VLMForImageClassification, described
-    block, facts = spec["classifier"], json.loads((inputs[1] / "base.json").read_text())
-    names, home = read_report(inputs[0])["classes"], folder.with_name(job_name(folder)) / "model"
-    layer = max(block["layers"])
-    x = stored_features(inputs[1], spec["features"], layer, "last")["train"]
+    stored, block = work.inputs["features"], work.spec["classifier"]
+    facts = json.loads((stored / "base.json").read_text())
+    names, layer = read_report(work.inputs["data"])["classes"], max(block["layers"])
+    x = stored_features(stored, work.spec["features"], layer, "last")["train"]
     (mean, deviation), strength = scale_of(x), sorted(block["penalties"])[len(block["penalties"]) // 2]
     (_, weights, biases, *_), = solve((x - mean) / deviation, labels, [strength], len(names))
-    model = VLMForImageClassification(described(facts, model_source(spec, inputs), home, names,
+    model = VLMForImageClassification(described(facts, work.source, work.home / "model", names,
                                                 layer=layer, pooling="last", width=x.shape[1]))
     set_head(model, (mean, deviation, weights, biases))
     vlm.net.requires_grad_(False)
-    config = adapters(spec["sft"], vlm.family.tower)
+    config = adapters(work.spec["sft"], vlm.family.tower)
     # what lies above the head's layer would get no gradient
     config.layers_to_transform, config.layers_pattern = list(range(layer)), "layers"
     return model.put_on(vlm.net).to(vlm.device), LoraModel(vlm.net, config, "default"), facts
@@ -414,54 +401,49 @@ def best_of(checkpoint: Path, model, tuner):
 
 # %% ../nbs/05_classifier.ipynb #e68c72da
 def together(
-    spec: dict, # as for `fit`, with "sft": rank, rate, batch …, and "steps"
-    inputs: list, # [data, features], and the model where a job makes it
-    folder: Path, # the arm, to be filled
+    work: Work, # as for `fit`, with sft: lora_rank, learning_rate, batch_size …, and steps; an arm
 ):
     "Train a head and adapters together, end to end. A job."
     from accelerate.utils import set_seed
-    accelerator, data = join_processes(), inputs[0]
-    meter = resumed_meter(accelerator.device, folder)
-    set_seed(spec["seed"])
-    vlm = base_of(spec, inputs, str(accelerator.device))
+    data = work.inputs["data"]
+    work.accelerator # joins the processes before anything is drawn
+    set_seed(work.spec["seed"])
+    vlm = base_of(work)
     pixels = {s: read_pixels(data, s) for s in ("train", "validation", "test")}
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation")}
-    model, _, _ = with_head(spec, inputs, vlm, y["train"], folder)
-    state = train_together(accelerator, model, vlm, pixels, y, spec, folder, meter)
-    if accelerator.is_main_process:
-        finish_together(spec, inputs, folder, state, pixels, accelerator, meter)
+    model, _, _ = with_head(work, vlm, y["train"])
+    state = train_together(work, model, vlm, pixels, y)
+    if work.first: finish_together(work, state, pixels)
 
 # %% ../nbs/05_classifier.ipynb #cebe1d14
-def train_together(accelerator, model, vlm, pixels: dict, y: dict, spec: dict, folder: Path, meter):
-    "Train what is in front of Trainer; return its state."
+def train_together(work: Work, model, vlm, pixels: dict, y: dict): # Trainer's state
+    "Train what is in front of Trainer."
     import torch
-    block, steps, parts = spec["sft"], spec["steps"], folder / "checkpoints"
+    block, steps, seed = work.spec["sft"], work.spec["steps"], work.spec["seed"]
+    accelerator, parts = work.accelerator, work.checkpoints
     truth = torch.as_tensor(y["train"], device=vlm.device)
     batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], len(truth),
                                           accelerator.num_processes)
     collate = lambda rows: {"pixel_values": vlm.normalised(pixels["train"][rows]), "labels": truth[rows]}
     score = lambda: head_accuracy(accelerator, model, vlm, pixels["validation"], y["validation"])
     every = -(-steps // block["num_evals"]) # steps
-    callbacks = [watcher(), keeper(job_name(folder), every, score, accelerator, meter)]
-    settings = arguments(parts, block, steps, held, accumulation, spec["seed"],
+    settings = arguments(parts, block, steps, held, accumulation, seed,
                          accelerator.device.type == "cuda")
-    return train_along(model, line_up(len(truth), steps, batch, spec["seed"]), collate, picture_loss,
-                       settings, callbacks, newest(parts, accelerator))
+    return train_along(model, line_up(len(truth), steps, batch, seed), collate, picture_loss,
+                       settings, [watcher(), keeper(work, every, score)], newest(parts, accelerator))
 
 # %% ../nbs/05_classifier.ipynb #b7d633d0
-def finish_together(spec: dict, inputs: list, folder: Path, state, pixels: dict, accelerator, meter):
+def finish_together(work: Work, state, pixels: dict):
     "Load the best checkpoint on a fresh base, as what trained may be sharded, and record it."
     from flowers102_study.vlm.heads import save_head
-    data, vlm = inputs[0], base_of(spec, inputs, str(accelerator.device))
-    labels = read_index(data, "train").label.to_numpy()
-    model, tuner, facts = with_head(spec, inputs, vlm, labels, folder)
-    model = best_of(checkpoints(folder / "checkpoints")[state.best_global_step], model, tuner)
+    data, vlm = work.inputs["data"], base_of(work)
+    model, tuner, facts = with_head(work, vlm, read_index(data, "train").label.to_numpy())
+    model = best_of(checkpoints(work.checkpoints)[state.best_global_step], model, tuner)
     found = {s: np.concatenate([log_probs_of(model, vlm, pixels[s][i:i + 64])
                                 for i in range(0, len(pixels[s]), 64)]) for s in ("validation", "test")}
-    write_json(folder / "history.json", history_of(state, ("step", "loss", "validation")))
-    best = {"best_step": state.best_global_step, "validation": state.best_metric}
-    write_arm(folder, spec, inputs, found, best, meter, accelerator.num_processes)
-    save_head(model, facts, folder / "model", True, read_report(data)["settings"]["center_crop"])
+    write_json(work.folder / "history.json", history_of(state, ("step", "loss", "validation")))
+    record_head(work, found, best_step=state.best_global_step, validation=state.best_metric)
+    save_head(model, facts, work.folder / "model", True, read_report(data)["settings"]["center_crop"])
 
 # %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
@@ -493,7 +475,7 @@ def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec,
             "seed": run.settings["seed"]}
     return Job("flowers102_study.classifier:fit", run.arm(arm), spec,
-               (data_job(run), stored) + stored.inputs[1:])
+               given(data=data_job(run), features=stored, model=stored.inputs.get("model")))
 
 # %% ../nbs/05_classifier.ipynb #c3f58f17
 def together_job(run: Run) -> Job | None: # None: the profile leaves it out

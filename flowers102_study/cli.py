@@ -316,7 +316,7 @@ def compare_command(
     "List every picture on which lmms-eval and this study answered differently."
     from flowers102_study.scores.peers import VERDICTS, compare, known_differences, read_samples
     from flowers102_study.core.records import read_predictions, read_result
-    from flowers102_study.data import read_index, read_report
+    from flowers102_study.core.dataset import read_index, read_report
     require(Path(samples).is_file(), f"no file at {samples}; it takes lmms-eval's <date>_samples_"
                                      "flowers102_open_qa.jsonl (how: nbs/scores/peers.ipynb)")
     run = opened_run(name)

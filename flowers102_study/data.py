@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['SHOWN', 'cut_from', 'cut_splits', 'phash', 'near_pairs', 'read_one', 'read_all', 'index_of', 'classes_of',
            'prepare_data', 'write_report', 'class_notes', 'check_cut', 'write_dataset', 'audit', 'hash_pairs',
-           'data_job', 'jobs', 'audit_job', 'expected', 'needs', 'read_report', 'read_audit', 'read_index',
-           'read_pixels', 'read_whole', 'neighbours', 'pair_pictures']
+           'data_job', 'jobs', 'audit_job', 'expected', 'needs', 'neighbours', 'pair_pictures']
 
 # %% ../nbs/00_data.ipynb #bfcb3e17
 import hashlib
 import io
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .core.dataset import read_audit, read_index, read_pixels, read_report
 from .core.jobs import Job
 from .core.processes import with_parent
-from .core.progress import progress
-from .core.records import opened, write_json
+from .core.records import write_json
 from .core.settings import Run, SettingsError, one_of, require
+from .core.work import Work
 from .vlm.memory import pixels_size
 from .pictures.sources import (OXFORD_SPLITS, SUFFIXES, Picture, Unreadable, collect,
                                            listing_sum, oxford_names, read_rgb, squared)
@@ -111,6 +110,7 @@ def read_all(
     pictures: list,
     block: dict,
     pool,
+    say, # how far it is: function of done, total and a note
 ) -> tuple: # (the readable ones, what read_one returned of them, the reasons)
     "Read every picture; leave out and name unreadable ones, or refuse them, as the profile says."
     kept, read, left_out = [], [], []
@@ -118,7 +118,7 @@ def read_all(
     for done, (picture, result) in enumerate(zip(pictures, pool.map(read_one, tasks, chunksize=32)), 1):
         if isinstance(result, str): left_out.append({"image_id": picture.image_id, "reason": result})
         else: kept.append(picture); read.append(result)
-        if done % 500 == 0: progress("data", done, len(pictures), "pictures read")
+        if done % 500 == 0: say(done, len(pictures), "pictures read")
     if left_out and block["unreadable"] == "refuse":
         listed = "\n".join(f"  {bad['image_id']}: {bad['reason']}" for bad in left_out[:20])
         raise SettingsError(f"{len(left_out)} pictures cannot be read (data.unreadable is "
@@ -153,15 +153,13 @@ def classes_of(pictures: list, found) -> list: # names
 
 # %% ../nbs/00_data.ipynb #ba5a0d8a
 def prepare_data(
-    spec: dict, # {"seed", "data": the profile's block}
-    inputs: list, # none
-    folder: Path, # to be filled: dataset/, pixels/, index.parquet, report.json
+    work: Work, # seed, data: the profile's block; fills dataset/, pixels/, index.parquet, report.json
 ):
     "Make a run's data set: collect, read, cut, hash, write. A job."
-    block, seed = spec["data"], spec["seed"]
+    block, seed, folder = work.spec["data"], work.spec["seed"], work.folder
     with ProcessPoolExecutor(os.cpu_count(), initializer=with_parent) as pool:
         found = collect(block, seed, pool)
-        pictures, read, left_out = read_all(found.pictures, block, pool)
+        pictures, read, left_out = read_all(found.pictures, block, pool, work.progress)
     cut = cut_splits(pictures, block, seed)
     check_cut(pictures, cut)
     index, classes = index_of(pictures, read, cut, found), classes_of(pictures, found)
@@ -173,7 +171,7 @@ def prepare_data(
         np.save(folder / "pixels" / "whole.npy", whole)
     index.to_parquet(folder / "index.parquet", index=False)
     write_report(folder, index, classes, found, left_out, class_notes(pictures, cut), block)
-    progress("data", len(index), len(index), "pictures ready")
+    work.progress(len(index), len(index), "pictures ready")
 
 # %% ../nbs/00_data.ipynb #3260bb87
 def write_report(folder: Path, index, classes: list, found, left_out, notes: list, block: dict):
@@ -232,12 +230,11 @@ SHOWN = 12 # bits: pairs this close are kept for looking at, whatever counts as 
 
 
 def audit(
-    spec: dict, # {"near": bits}
-    inputs: list, # [a data folder]
-    folder: Path, # to be filled: audit.parquet, one row a pair, and audit.json
+    work: Work, # near: bits; reads data; fills audit.parquet, one row a pair, and audit.json
 ):
     "Find near-duplicates between train and what is tested or selected on. A job."
-    pairs, near = hash_pairs(read_index(inputs[0]), max(spec["near"], SHOWN)), spec["near"]
+    near, folder = work.spec["near"], work.folder
+    pairs = hash_pairs(read_index(work.inputs["data"]), max(near, SHOWN))
     close = pairs[pairs.bits <= near]
     pairs.to_parquet(folder / "audit.parquet", index=False)
     touched = {s: close[close.split == s].image_id.nunique() for s in ("test", "validation")}
@@ -283,7 +280,7 @@ def jobs(run: Run) -> list:
 def audit_job(run: Run) -> Job:
     "Build the job that looks for near-duplicates."
     return Job("flowers102_study.data:audit", run.folder / "audit",
-               {"near": run.data["near_duplicate_bits"]}, (data_job(run),), single=True)
+               {"near": run.data["near_duplicate_bits"]}, {"data": data_job(run)}, single=True)
 
 
 def expected(run: Run) -> tuple: # (pictures, classes)
@@ -308,44 +305,6 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     pixels = pixels_size(n, side) + (crop < 1) * pixels_size(n, side / crop) # and the whole pictures
     return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels,
             "gpu": 0}
-
-# %% ../nbs/00_data.ipynb #4dfd385b
-def read_report(folder: Path) -> dict:
-    "Read what `prepare_data` found: classes, counts, what was left out, the audit's sums."
-    return json.loads((opened(folder) / "report.json").read_text())
-
-
-def read_audit(folder: Path) -> tuple: # (pairs, a DataFrame; their sums)
-    "Read the audit's pairs, the closest first: image_id, split, train_id, bits, flipped."
-    import pandas as pd
-    return (pd.read_parquet(opened(folder) / "audit.parquet"),
-            json.loads((folder / "audit.json").read_text()))
-
-
-def read_index(
-    folder: Path,
-    split: str = "",
-): # a DataFrame: image_id, split, label, name, genus, hashes, width, height
-    "Read the index of a data folder, of one split or of all."
-    import pandas as pd
-    index = pd.read_parquet(opened(folder) / "index.parquet")
-    return index[index.split == split].reset_index(drop=True) if split else index
-
-# %% ../nbs/00_data.ipynb #cf08a90d
-def read_pixels(
-    folder: Path, # a run's data
-    split: str, # train, validation or test
-) -> np.ndarray: # (n, size, size, 3) uint8, mapped into memory, in the order of the index
-    "Map the pixels of one split."
-    return np.load(opened(folder) / "pixels" / f"{split}.npy", mmap_mode="r")
-
-
-def read_whole(
-    folder: Path, # a run's data
-) -> np.ndarray: # (n, size, size, 3) uint8, mapped into memory, in the order of the index
-    "Map the training pictures with what `data.center_crop` cuts off, for trainings that crop them anew."
-    return read_pixels(folder,
-                       "whole" if (opened(folder) / "pixels" / "whole.npy").exists() else "train")
 
 # %% ../nbs/00_data.ipynb #195d8fff
 def neighbours(

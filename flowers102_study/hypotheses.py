@@ -9,20 +9,21 @@ __all__ = ['LEVEL', 'comparisons', 'compare', 'holm', 'verdict', 'together', 'as
 
 # %% ../nbs/07_hypotheses.ipynb #c89e3ced
 import json
-from pathlib import Path
 
 import numpy as np
 
 from .ablation import seed_jobs
 from .baselines import arms, question_job
 from .classifier import bases, controls, features_job, fit_job
+from .core.dataset import read_audit
 from .core.jobs import Job
 from .scores.metrics import brier, calibration_error, share
 from .scores.paired import (detectable, difference, difference_over_seeds,
                                           macro_difference, mcnemar, paired, possible_p, unpaired)
 from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, require
-from .data import audit_job, read_audit
+from .core.work import Work
+from .data import audit_job
 from .sft import arm_job, sft_arm, train_job
 
 # %% ../nbs/07_hypotheses.ipynb #7885f4ba
@@ -101,11 +102,9 @@ def judge_job(run: Run) -> Job:
             "seeded": [what for what in run.ablation["retrain"] if what == "sft"],
             "seeds": {arm: [arm, *(job.name for job in seeds.get(arm, []))] for arm in named},
             "drawn": run.drawn}
-    inputs = {job.out: job
-              for job in (audit_job(run), *named.values(),
-                          *(job for jobs in seeds.values() for job in jobs))}
+    again = {job.name: job for jobs in seeds.values() for job in jobs}
     return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec,
-               tuple(inputs.values()), single=True)
+               {"audit": audit_job(run)} | named | again, single=True)
 
 # %% ../nbs/07_hypotheses.ipynb #77a4e105
 def jobs(run: Run) -> list:
@@ -144,23 +143,25 @@ def missed_by_all(frames: list) -> list: # of predictions -> image_ids
 
 # %% ../nbs/07_hypotheses.ipynb #7b1ba9ad
 def judge(
-    spec: dict, # {"comparisons", "level", "seeded", "seeds": {arm: [arms]}, "drawn"}
-    inputs: list, # [audit, arms …]
-    folder: Path, # to be filled: hypotheses.json
+    # comparisons, level, seeded, seeds: {arm: [arms]}, drawn; reads audit and the arms, by name; fills
+    # hypotheses.json
+    work: Work,
 ):
     "Test the hypotheses. A job."
-    predictions = {p.name: read_predictions(p) for p in inputs[1:]}
-    features = {p.name: read_result(p).get("features_sha256") for p in inputs[1:]} # of heads
-    pairs, sums = read_audit(inputs[0])
+    spec, arms = work.spec, {name: path for name, path in work.inputs.items() if name != "audit"}
+    predictions = {arm: read_predictions(folder) for arm, folder in arms.items()}
+    # of heads
+    features = {arm: read_result(folder).get("features_sha256") for arm, folder in arms.items()}
+    pairs, sums = read_audit(work.inputs["audit"])
     near = set(pairs[(pairs.split == "test") & (pairs.bits <= sums["bits"])].image_id)
     rows = [judged_row(asked, predictions, spec, near) for asked in spec["comparisons"]]
     give_verdicts(rows, features, spec["level"])
     verdicts = lambda h: [row["verdict"] for row in rows if row["hypothesis"] == h]
     claim_of = {row["hypothesis"]: row["claim"] for row in rows}
     claims = {h: {"claim": claim, "verdict": together(verdicts(h))} for h, claim in claim_of.items()}
-    arms = sorted({asked[side] for asked in spec["comparisons"] for side in ("one", "two")})
-    frames = [predictions[arm] for arm in arms]
-    write_json(folder / "hypotheses.json",
+    compared = sorted({asked[side] for asked in spec["comparisons"] for side in ("one", "two")})
+    frames = [predictions[arm] for arm in compared]
+    write_json(work.folder / "hypotheses.json",
                {"comparisons": rows, "hypotheses": claims, "level": spec["level"],
                 "near": len(near & set(frames[0].image_id)), "seeded": spec["seeded"],
                 "missed_by_all": missed_by_all(frames), "drawn": spec["drawn"]})

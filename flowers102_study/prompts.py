@@ -18,11 +18,12 @@ from typing import Literal
 import numpy as np
 
 from .scores.answers import LETTERS, NONE, Names
+from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
-from .core.progress import progress
 from .core.records import digest, opened, write, write_json
 from .core.settings import Run, one_of, require
-from .data import data_job, expected, read_index, read_pixels, read_report
+from .core.work import Work
+from .data import data_job, expected
 
 # %% ../nbs/01_prompts.ipynb #a20e9852
 TASKS = ("open-qa", "closed-qa", "closed-negative-qa")
@@ -224,26 +225,27 @@ def task_facts(task: str, rows: list) -> dict: # rows, chance, answers (of close
 
 # %% ../nbs/01_prompts.ipynb #e398f2fe
 def write_prompts(
-    spec: dict, # {"seed", "prompts": the profile's block}
-    inputs: list, # [the run's data]
-    folder: Path, # to be filled: <task>.jsonl, <form>/<task>.<split>.jsonl, report.json
+    # seed, prompts: the profile's block; reads data; fills <task>.jsonl, <form>/<task>.<split>.jsonl,
+    # report.json
+    work: Work,
 ):
     "Write every question of the study. A job."
-    index, names = read_index(inputs[0]), read_report(inputs[0])["classes"]
+    data, folder = work.inputs["data"], work.folder
+    index, names = read_index(data), read_report(data)["classes"]
     Names(names) # refuses classes that differ in spelling only
     genus = class_genus(index, names)
     checks, tasks = schemas(), {}
     checked = lambda row, form: checks[form].validate_python(messages(row, form)).model_dump()
     for done, task in enumerate(TASKS, 1):
-        rows = task_rows(task, index, names, genus, spec)
+        rows = task_rows(task, index, names, genus, work.spec)
         write_lines(folder / f"{task}.jsonl", rows)
         for form in FORMS:
             for split in ("train", "validation", "test"):
                 some = [checked(row, form) for row in rows if row["split"] == split]
                 write_lines(folder / form / f"{task}.{split}.jsonl", some)
         tasks[task] = task_facts(task, rows)
-        progress("prompts", done, len(TASKS), task)
-    write_json(folder / "report.json", {"settings": spec["prompts"], "tasks": tasks})
+        work.progress(done, len(TASKS), task)
+    write_json(folder / "report.json", {"settings": work.spec["prompts"], "tasks": tasks})
 
 # %% ../nbs/01_prompts.ipynb #c0b0b54d
 def class_genus(index, names: list) -> list:
@@ -260,7 +262,7 @@ def prompts_job(run: Run) -> Job:
     require(2 <= block["options"] < len(LETTERS),
             f"prompts.options must be from 2 to {len(LETTERS) - 1}")
     return Job("flowers102_study.prompts:write_prompts", run.folder / "prompts",
-               {"seed": run.settings["seed"], "prompts": block}, (data_job(run),), single=True)
+               {"seed": run.settings["seed"], "prompts": block}, {"data": data_job(run)}, single=True)
 
 
 def jobs(run: Run) -> list:

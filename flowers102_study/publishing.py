@@ -21,7 +21,7 @@ from .baselines import arms as asked_arms, told_names
 from .core.keys import closure
 from .core.records import digest, read_predictions, write, write_json
 from .core.settings import Run, label_of, project_root, stages
-from .data import read_audit, read_index, read_report
+from .core.dataset import read_audit, read_index, read_report
 from .hypotheses import asks_openly, compare, reread, seed_differences, verdict
 from .resnet import jobs as network_jobs
 from .sft import sft_arm

@@ -16,24 +16,24 @@ from pathlib import Path
 
 import numpy as np
 
+from . import baselines
 from .augment import augment_job, read_mixed
-from .baselines import answers_job, model_job
 from .scores.answers import Names
-from .core.jobs import Job
+from .core.dataset import read_index, read_pixels, read_report, read_whole
+from .core.jobs import Job, given
 from .core.launch import devices, processes
-from .core.processes import equal_share, join_processes, sum_over_processes
-from .core.records import digest, job_name, resumed_meter, versions, write_json
+from .core.processes import equal_share, sum_over_processes
+from .core.records import digest, versions, write_json
 from .core.settings import Run, one_of, require
-from .vlm.memory import (LIBRARIES, activations_size, answering_size, training_state,
-                                         weights_size)
+from .core.work import Work
+from .vlm.memory import LIBRARIES, activations_size, training_state
 from .vlm.published import model_facts
-from .vlm.shards import model_source
 from .pictures.sources import listing_sum
-from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of, joined,
-                                            keeper, line_up, newest, optimizers, share_out, taught,
-                                            trace, train_along, watcher)
+from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of,
+                                           joined, keeper, line_up, newest, optimizers, share_out,
+                                           taught, trace, train_along, watcher)
 from .pictures.views import augmented, keyed_each, pasted
-from .data import data_job, expected, read_index, read_pixels, read_report, read_whole
+from .data import data_job
 from .prompts import prompts_job, read_prompts
 
 # %% ../nbs/04_sft.ipynb #342e53af
@@ -141,21 +141,23 @@ def read_lessons(
     return rows, pixels if (order == np.arange(len(order))).all() else pixels[order]
 
 
-def lessons(spec: dict, inputs: list) -> tuple: # (rows, [(pixels, place) of each row's picture])
+def lessons(work: Work) -> tuple: # (rows, [(pixels, place) of each row's picture])
     "List what is taught: training pictures, all or some of each class, and mixed ones where wanted."
-    rows, pixels = read_lessons(*inputs[:2], "train", spec["sft"]["augment"])
-    chosen = few([r["label"] for r in rows], spec["sft"]["shots"], spec["seed"])
+    inputs, block = work.inputs, work.spec["sft"]
+    rows, pixels = read_lessons(inputs["data"], inputs["prompts"], "train", block["augment"])
+    chosen = few([r["label"] for r in rows], block["shots"], work.spec["seed"])
     rows, shown = [rows[i] for i in chosen], [(pixels, i) for i in chosen]
-    if not spec["sft"]["mixed"]: return rows, shown
-    more, mixed = read_mixed(inputs[2])
+    if not block["mixed"]: return rows, shown
+    more, mixed = read_mixed(inputs["mixed"])
     return rows + more, shown + [(mixed, i) for i in range(len(more))]
 
 # %% ../nbs/04_sft.ipynb #f58a863d
 class TrainingSet:
     "What is taught: pictures, questions and answers, as each pass shows them."
-    def __init__(self, spec: dict, inputs: list, classes: int): # as of `train`; their number
+    def __init__(self, work: Work, classes: int): # their number
         import torch
-        self.rows, self.shown = lessons(spec, inputs)
+        spec = work.spec
+        self.rows, self.shown = lessons(work)
         self.labels, self.shares = torch.tensor([r["label"] for r in self.rows]), torch.eye(classes)
         self.block, self.seed, self.size = spec["sft"], spec["seed"], spec["models"]["image_size"]
 
@@ -186,12 +188,12 @@ def step_count(block: dict, n: int, batch: int) -> int:
     return block["max_steps"] or max(2, block["epochs"] * (n // batch))
 
 
-def start(spec: dict, inputs: list, device: str): # a VLM
+def start(work: Work): # a VLM
     "Load the model that will be trained: in float32 where its own weights train, else as it is asked."
     from flowers102_study.vlm.models import load
-    how = spec["models"]
-    return load(model_source(spec, inputs), how["image_size"], device,
-                "float32" if spec["sft"]["method"] == "full" else how["dtype"], how["system_prompt"])
+    how, full = work.spec["models"], work.spec["sft"]["method"] == "full"
+    return load(work.source, how["image_size"], str(work.accelerator.device),
+                "float32" if full else how["dtype"], how["system_prompt"])
 
 # %% ../nbs/04_sft.ipynb #1410fe57
 def collator(
@@ -220,13 +222,13 @@ def loss_of(block: dict, guide): # block: smoothing, guide; guide: a Guide, or N
     return loss
 
 # %% ../nbs/04_sft.ipynb #6f5ce34a
-def validator(accelerator, vlm, model, spec: dict, inputs: list, names: list): # a function of nothing
+def validator(work: Work, vlm, model, names: list): # a function of nothing
     "Return what asks the validation questions of the model that trains."
     student = copy.copy(vlm)
     student.net = model # with its adapters, and where weights are sharded the one that can gather them
-    rows, pixels = read_lessons(*inputs[:2], "validation")
-    asking = spec["asking"]
-    return lambda: validation_accuracy(accelerator, student, pixels, rows, names,
+    rows, pixels = read_lessons(work.inputs["data"], work.inputs["prompts"], "validation")
+    asking = work.spec["asking"]
+    return lambda: validation_accuracy(work.accelerator, student, pixels, rows, names,
                                        asking["batch_size"], asking["max_new_tokens"])
 
 
@@ -237,19 +239,18 @@ def optimizer_of(model, block: dict): # None: AdamW, as Trainer makes it
     return joined(optimizers(named, block["learning_rate"], block["weight_decay"]))
 
 # %% ../nbs/04_sft.ipynb #12a4ea2b
-def run_trainer(accelerator, vlm, training: TrainingSet, spec: dict, inputs: list, folder: Path, meter):
+def run_trainer(work: Work, vlm, training: TrainingSet, names: list) -> tuple: # (state, facts)
     "Fine-tune along one line of rows; return Trainer's state, and facts for the record."
-    block, parts, n = spec["sft"], folder / "checkpoints", len(training.rows)
-    names, world = read_report(inputs[0])["classes"], accelerator.num_processes
+    block, seed, parts, n = work.spec["sft"], work.spec["seed"], work.checkpoints, len(training.rows)
+    accelerator, world = work.accelerator, work.accelerator.num_processes
     batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], n, world)
     steps, model = step_count(block, n, batch), trainable(vlm, block)
-    counts, line = count_trained(model), line_up(n, steps, batch, spec["seed"])
+    counts, line = count_trained(model), line_up(n, steps, batch, seed)
     guide = (Guide(vlm, len(names), block["label_smoothing"], batch) if block["auxiliary_weight"]
              else None)
-    score = validator(accelerator, vlm, model, spec, inputs, names)
     every = -(-steps // block["num_evals"]) # steps
-    callbacks = [watcher(), keeper(job_name(folder), every, score, accelerator, meter)]
-    settings = arguments(parts, block, steps, held, accumulation, spec["seed"],
+    callbacks = [watcher(), keeper(work, every, validator(work, vlm, model, names))]
+    settings = arguments(parts, block, steps, held, accumulation, seed,
                          accelerator.device.type == "cuda")
     state = train_along(model, np.arange(len(line)), collator(vlm, training, line, batch, bool(guide)),
                         loss_of(block, guide), settings, callbacks, newest(parts, accelerator),
@@ -259,48 +260,46 @@ def run_trainer(accelerator, vlm, training: TrainingSet, spec: dict, inputs: lis
 
 # %% ../nbs/04_sft.ipynb #d4df9e0e
 def train(
-    spec: dict, # {"model", "weights", "models", "sft", "asking": of the validation, "seed"}
-    inputs: list, # [data, prompts], mixed pictures where wanted, the base where the pocket makes it
-    folder: Path, # to be filled: the model, history.json, result.json
+    # model, weights, models, sft, asking: of the validation, seed; reads data, prompts, mixed where
+    # wanted, model where the pocket makes it; fills the model, history.json, result.json
+    work: Work,
 ):
     "Fine-tune a model on the open question. A job."
     from accelerate.utils import set_seed
-    accelerator = join_processes()
-    meter = resumed_meter(accelerator.device, folder)
-    set_seed(spec["seed"])
-    vlm = start(spec, inputs, str(accelerator.device))
-    training = TrainingSet(spec, inputs, len(read_report(inputs[0])["classes"]))
-    state, facts = run_trainer(accelerator, vlm, training, spec, inputs, folder, meter)
-    if not accelerator.is_main_process: return
-    facts["trace"] = example_of(vlm, training, inputs)
-    finish_model(spec, inputs, folder, vlm, state, facts, meter)
+    names = read_report(work.inputs["data"])["classes"]
+    work.accelerator # joins the processes before anything is drawn
+    set_seed(work.spec["seed"])
+    vlm, training = start(work), TrainingSet(work, len(names))
+    state, facts = run_trainer(work, vlm, training, names)
+    if not work.first: return
+    facts["trace"] = example_of(work, vlm, training)
+    finish_model(work, vlm, state, facts)
 
 # %% ../nbs/04_sft.ipynb #01bfdd7c
-def example_of(vlm, training: TrainingSet, inputs: list) -> dict:
+def example_of(work: Work, vlm, training: TrainingSet) -> dict:
     "Keep one training example as the network got it, with its picture as it will be asked about."
     first, place = training.rows[0], training.shown[0][1]
-    plain = read_lessons(*inputs[:2], "train")[1][place]
+    plain = read_lessons(work.inputs["data"], work.inputs["prompts"], "train")[1][place]
     return trace(vlm, plain, first["question"], first["answer"])
 
 # %% ../nbs/04_sft.ipynb #b20ef9fa
-def finish_model(spec: dict, inputs: list, folder: Path, vlm, state, facts: dict, meter):
+def finish_model(work: Work, vlm, state, facts: dict):
     "Write the best checkpoint as a model, with its history and what is needed to train it again."
     from flowers102_study.vlm.artefacts import consolidated, save_network
     from flowers102_study.vlm.foreign import tensors_of
     from flowers102_study.vlm.published import stored_dtype
-    source = model_source(spec, inputs)
-    best = checkpoints(folder / "checkpoints")[state.best_global_step]
-    net = consolidated(best, source)
-    save_network(net if spec["sft"]["method"] == "lora" else net.to(stored_dtype(source)), vlm.processor,
-                 folder, vlm.revision)
+    spec, folder, whole = work.spec, work.folder, work.spec["sft"]["method"] == "full"
+    net = consolidated(checkpoints(work.checkpoints)[state.best_global_step], work.source)
+    if whole: net = net.to(stored_dtype(work.source))
+    save_network(net, vlm.processor, folder, vlm.revision)
     # a whole model has its base's
-    if spec["sft"]["method"] == "lora": facts |= {"tensors": sorted(tensors_of(folder))}
+    if not whole: facts |= {"tensors": sorted(tensors_of(folder))}
     write_json(folder / "history.json", history_of(state))
     write_json(folder / "result.json",
                {"settings": spec, "settings_sha256": digest(spec), "seed": spec["seed"],
                 "best_step": state.best_global_step, "validation": state.best_metric,
                 "base": spec["model"], "revision": vlm.revision, "versions": versions(),
-                "measured": meter.read()} | facts)
+                "measured": work.meter.read()} | facts)
 
 # %% ../nbs/04_sft.ipynb #67ae97fb
 def sft_arm(run: Run) -> str:
@@ -355,21 +354,21 @@ def train_job(run: Run) -> Job | None: # None: the profile names a model that is
     else: block |= {"auxiliary_weight": 0., "optimizer": "adamw"}
     if block["max_steps"]: block["epochs"] = 0
     check_together(run, block)
-    made, source = model_job(run, base), run.models[base]
+    made, source = baselines.model_job(run, base), run.models[base]
     spec = {"model": source, "weights": "" if made else listing_sum(source),
             "models": {k: run.models[k] for k in ("image_size", "dtype", "system_prompt")}, "sft": block,
             "asking": {k: run.baselines[k] for k in ("batch_size", "max_new_tokens")},
             "seed": run.settings["seed"]}
-    inputs = [data_job(run), prompts_job(run), augment_job(run) if block["mixed"] else None, made]
+    inputs = given(data=data_job(run), prompts=prompts_job(run),
+                   mixed=augment_job(run) if block["mixed"] else None, model=made)
     return Job("flowers102_study.sft:train", run.folder / "models" / sft_arm(run), spec,
-               tuple(job for job in inputs if job),
-               threads=0 if processes(run) > 1 else run.launch["threads_alone"])
+               inputs, threads=0 if processes(run) > 1 else run.launch["threads_alone"])
 
 # %% ../nbs/04_sft.ipynb #6d77b191
 def arm_job(run: Run) -> Job:
     "Build the job in which the fine-tuned model answers."
     made = train_job(run)
-    return answers_job(run, sft_arm(run), "study" if made else run.sft["source"], made)
+    return baselines.answers_job(run, sft_arm(run), "study" if made else run.sft["source"], made)
 
 
 def jobs(run: Run) -> list:
@@ -381,15 +380,11 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters; bytes: dis
     "Work out what a job of this stage needs."
     source = run.models[run.sft["base"]]
     if job.target.endswith(":evaluate") and run.sft["source"] != "train":
-        from flowers102_study.baselines import needs as asking
-        return asking(run, job)
+        return baselines.needs(run, job)
     if source == "pocket": return {"disk": 5e7, "host": LIBRARIES + 2e9, "gpu": 3e9}
     said = model_facts(source)
-    if job.target.endswith(":train"): return said | training_needs(run, said["parameters"])
-    weights = weights_size(said["parameters"])
-    return said | {"disk": 2e3 * expected(run)[0],
-                   "host": processes(run) * (2e9 + weights * (not devices())),
-                   "gpu": weights + answering_size(run.baselines["batch_size"])}
+    work_out = training_needs if job.target.endswith(":train") else baselines.answering_needs
+    return said | work_out(run, said["parameters"])
 
 
 def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, disk, host, gpu

@@ -20,7 +20,7 @@ from .scores.cards import dataset_card, model_card
 from .vlm.models import base_of, split_source
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
-from .data import read_report
+from .core.dataset import read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 
 # %% ../nbs/sharing.ipynb #e375757c
@@ -244,7 +244,7 @@ def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list
     require(not step or step in whole,
             f"there is no whole checkpoint of step {step}; there is: {', '.join(map(str, whole))}")
     plan = json.loads((started / "job.json").read_text())
-    source = plan["inputs"][-1] if plan["spec"]["model"] == "pocket" else plan["spec"]["model"]
+    source = plan["inputs"].get("model", plan["spec"]["model"])
     net = consolidated(whole[step or max(whole)], source)
     save_network(merge(net) if merged else net, processor_of(source), out)
     write(out / "README.md",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from flowers102_study.core.work import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "flowers102"
@@ -31,6 +32,11 @@ def call(folder: Path, *words, check: bool = True, **environment):
         printed = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         raise AssertionError(f"{' '.join(map(str, words))}\n{printed}")
     return done
+
+
+def at_work(job, folder: Path | None = None) -> Work: # folder: to be filled; None: the job's own
+    "Stand a job before its function as the launcher does."
+    return Work(job.spec, {name: made.out for name, made in job.inputs.items()}, folder or job.out)
 
 
 def pytest_collection_modifyitems(items):

@@ -142,14 +142,16 @@ def work(
     asked: int, # processes
 ):
     "Work through a lane of jobs; raise RuntimeError where other than the processes asked for started."
+    from flowers102_study.core.work import Work
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != asked:
         raise RuntimeError(f"{asked} processes were asked for, and {world} started: the launcher "
                            "dropped some")
     for job in json.loads(plan.read_text()):
         module, name = job["target"].split(":")
-        folder, inputs = Path(job["out"] + ".partial"), [Path(p) for p in job["inputs"]]
-        with own_words(): getattr(importlib.import_module(module), name)(job["spec"], inputs, folder)
+        folder, inputs = Path(job["out"] + ".partial"), {k: Path(p) for k, p in job["inputs"].items()}
+        at_work = Work(job["spec"], inputs, folder)
+        with own_words(): getattr(importlib.import_module(module), name)(at_work)
         if int(os.environ.get("RANK", 0)) == 0: finish(folder, Path(job["out"]), job["key"])
     leave_together()
 
@@ -181,7 +183,7 @@ def run_jobs(
     elsewhere = {job.out.parent for job in todo if run.folder not in job.out.parents}
     with ExitStack() as locks:
         for folder in sorted({run.folder} | elsewhere): locks.enter_context(alone(folder))
-        work_off(run, todo, title, Board([job.name for job in todo]))
+        work_off(run, todo, title, Board([job.title for job in todo]))
 
 # %% ../../nbs/core/launch.ipynb #aa5c1b0e
 def work_off(run: Run, waiting: list, title: str, board: Board):
@@ -213,7 +215,7 @@ def next_jobs(
     undone = {job.out for job in waiting} | {job.out for lane in busy for job in lane.jobs}
     share = lambda job: 1 / lanes(run, job.single, job.threads) # of the machine
     # those that need the whole machine do not wait until all others are through
-    ready = sorted((job for job in waiting if not any(i.out in undone for i in job.inputs)),
+    ready = sorted((job for job in waiting if not any(i.out in undone for i in job.inputs.values())),
                    key=share, reverse=True)
     taken = sum(share(lane.jobs[0]) for lane in busy)
     if not ready or taken + share(ready[0]) > 1.001: return []
@@ -226,7 +228,7 @@ def next_jobs(
 def left_to_do(job: Job, board: Board) -> bool:
     "Make a job's folder ready; say so where nothing is left to do."
     left = not job.done() and prepare(job)
-    if not left: board.say(job.name, "done before")
+    if not left: board.say(job.title, "done before")
     return left
 
 # %% ../../nbs/core/launch.ipynb #49a9fda2
@@ -238,7 +240,7 @@ def say_missing(
     "Print in one line which stages have to be run before this one; nothing where all is there."
     behind, waiting, order = set(), list(jobs), list(stages())
     while waiting: # inputs of inputs, too
-        found = [job for job in waiting.pop().inputs if job.out not in {j.out for j in behind}]
+        found = [job for job in waiting.pop().inputs.values() if job.out not in {j.out for j in behind}]
         behind |= set(found)
         waiting += found
     wanted = {stage_of(job) for job in behind if not job.done()}
@@ -326,7 +328,8 @@ def started(method: str, how: tuple): # a multiprocessing.Process
 def write_plan(plan: Path, jobs: list):
     "Write down what a lane is to do."
     write_json(plan, [dict(target=job.target, out=str(job.out), spec=job.spec, key=job.key(),
-                           inputs=[str(i.out) for i in job.inputs]) for job in jobs])
+                           inputs={name: str(i.out) for name, i in job.inputs.items()})
+                      for job in jobs])
 
 
 def forked(run: Run, job: Job) -> bool:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'WHOLE', 'READS', 'write', 'sync', 'write_json', 'sha256', 'sum_of_state', 'known_sum', 'digest',
            'content_sum', 'seal', 'sealed', 'write_checkpoint', 'read_checkpoint', 'note', 'opened', 'still',
-           'write_predictions', 'read_predictions', 'versions', 'commit', 'Meter', 'resumed_meter', 'job_name',
-           'fingerprint', 'write_result', 'read_result', 'read_results']
+           'write_predictions', 'read_predictions', 'versions', 'commit', 'fingerprint', 'write_result', 'read_result',
+           'read_results']
 
 # %% ../../nbs/core/records.ipynb #e9fe8a6f
 import functools
@@ -230,61 +230,7 @@ def commit() -> str: # "", where there is no repository
     if head.returncode: return ""
     return head.stdout.strip() + ("+" if git("status", "--porcelain", ".").stdout.strip() else "")
 
-# %% ../../nbs/core/records.ipynb #30b14ee0
-class Meter:
-    "Measures what a job uses; goes on from an earlier reading when a killed job is resumed."
-    def __init__(self,
-        device, # a torch.device
-        before: dict | None = None, # the last reading of the job's earlier life
-    ):
-        self.device, self.before, self.start = device, before or {}, time.time()
-        if device.type == "cuda":
-            import torch
-            torch.cuda.reset_peak_memory_stats(device)
-        self.joules = self.energy()
-
-    def energy(self) -> float | None: # joules since the driver was loaded
-        "Read the GPU's energy counter, where there is one and nvidia-ml-py is installed."
-        if self.device.type != "cuda": return None
-        try: import pynvml
-        except ImportError: return None
-        pynvml.nvmlInit()
-        return (pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(
-                                                               self.device.index or 0)) / 1000)
-
-    def read(self) -> dict: # every figure may differ between two equal runs
-        "Return device, threads, seconds, peak memory (bytes), energy (joules), of earlier lives, too."
-        import platform
-        import resource
-        import torch
-        cpu = ([line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else [])
-        unit = 1 if platform.system() == "Darwin" else 1024 # ru_maxrss is in bytes there
-        found = {"device": (cpu or [platform.processor() or platform.machine()])[0],
-                 "threads": torch.get_num_threads(),
-                 "seconds": round(self.before.get("seconds", 0) + time.time() - self.start, 1),
-                 "process_peak_bytes": max(self.before.get("process_peak_bytes", 0),
-                                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
-        if self.device.type != "cuda": return found
-        found |= {"device": torch.cuda.get_device_name(self.device),
-                  "peak_gpu_bytes": max(self.before.get("peak_gpu_bytes", 0),
-                                        torch.cuda.max_memory_allocated(self.device))}
-        return (found if self.joules is None
-                else found
-                | {"gpu_joules": self.before.get("gpu_joules", 0) + self.energy() - self.joules})
-
 # %% ../../nbs/core/records.ipynb #e127fa1b
-def resumed_meter(device, folder: Path) -> Meter: # folder: of a job
-    "Start a meter that goes on from what an earlier, killed life of a job measured."
-    earlier = folder / "checkpoints" / "measured.json"
-    return Meter(device, json.loads(earlier.read_text()) if earlier.exists() else None)
-
-
-def job_name(folder: Path) -> str: # of an arm or a model
-    "Return what a job is called that fills a folder."
-    return folder.name.removesuffix(".partial")
-
-
 def fingerprint(folder: Path) -> str: # 64 hexadecimal digits
     "Return what identifies the content of a sealed folder."
     return json.loads((folder / MANIFEST).read_text())["fingerprint"]
@@ -300,7 +246,7 @@ def write_result(
 ):
     "Write `result.json` from an arm's scores."
     headline = scores["accuracy"]
-    result = {"arm": job_name(Path(folder)), "accuracy": headline["value"],
+    result = {"arm": Path(folder).name.removesuffix(".partial"), "accuracy": headline["value"],
               "correct": headline["correct"], "n": headline["n"], "interval": headline["interval"],
               "scores": scores, **rerun, "settings_sha256": digest(rerun.get("settings")),
               "versions": versions(), "measured": measured | {"commit": commit()},}

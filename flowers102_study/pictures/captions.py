@@ -10,7 +10,7 @@ __all__ = ['COUNTS', 'GROUNDS', 'HEARTS', 'QUESTIONS', 'CHOSEN', 'FIRST', 'petal
 import numpy as np
 
 from ..scores.answers import LETTERS, NONE
-from ..core.progress import progress
+from ..core.work import Work
 from .drawn import draw, poses, species
 
 # %% ../../nbs/pictures/captions.ipynb #6db8cb98
@@ -147,21 +147,20 @@ def draw_some(task) -> tuple: # ((n, size, size, 3) uint8, facts); for a process
 
 # %% ../../nbs/pictures/captions.ipynb #50ffc09d
 def draw_world(
-    spec: dict, # {"species", "pictures", "size"}
-    inputs: list, # none
-    folder, # to be filled: pictures.npy, facts.json
+    work: Work, # species, pictures, size; fills pictures.npy, facts.json
 ):
     "Draw the world that the pocket's models learn from. A job."
     import json, os
     from concurrent.futures import ProcessPoolExecutor
     from flowers102_study.core.processes import with_parent
     from flowers102_study.core.records import write
+    spec, folder = work.spec, work.folder
     tasks = [(kind, count, known, spec["size"])
              for kind, count, known in population(spec["species"], spec["pictures"])]
     with ProcessPoolExecutor(os.cpu_count(), initializer=with_parent) as pool:
         parts = []
         for done, part in enumerate(pool.map(draw_some, tasks, chunksize=4), 1):
             parts.append(part)
-            if done % 50 == 0: progress("world", done, len(tasks), "species drawn")
+            if done % 50 == 0: work.progress(done, len(tasks), "species drawn")
     np.save(folder / "pictures.npy", np.concatenate([pictures for pictures, _ in parts]))
     write(folder / "facts.json", json.dumps([fact for _, told in parts for fact in told]))

@@ -12,15 +12,14 @@ __all__ = ['SPECIAL', 'END', 'FRAME', 'TEMPLATES', 'SIZE', 'PATCH', 'SMALL', 'ME
 # %% ../../nbs/vlm/pocket_models.ipynb #9df47581
 import functools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from ..pictures.captions import CHOSEN, turns
-from ..core.progress import progress
-from ..core.records import job_name
+from ..core.dataset import read_index, read_pixels, read_report
 from ..core.settings import require
+from ..core.work import Work
 from .models import FAMILIES, VLM, chat, inputs, processor_class, save_processor
 from .training import optimizers
 from .towers import streamline
@@ -399,26 +398,26 @@ def sayings(told: list, seed: int) -> list: # texts
 
 # %% ../../nbs/vlm/pocket_models.ipynb #089f8199
 def pretrain(
-    spec: dict, # {"arm", "seed", "pocket": the profile's block}
-    inputs: list, # [the drawn world], and the run's data where names are learnt from photographs
-    folder: Path, # to be filled, as save_pretrained does
+    # arm, seed, pocket: the profile's block; reads world, and data where names are learnt from
+    # photographs; fills what save_pretrained does
+    work: Work,
 ):
     "Make one of the pocket's models. A job."
-    if int(os.environ.get("RANK", 0)): return
-    block, name, seed = spec["pocket"], job_name(folder), spec["seed"]
-    pictures = np.load(inputs[0] / "pictures.npy")
-    told = json.loads((inputs[0] / "facts.json").read_text())
+    if not work.first: return
+    block, seed, world = work.spec["pocket"], work.spec["seed"], work.inputs["world"]
+    pictures = np.load(world / "pictures.npy")
+    told = json.loads((world / "facts.json").read_text())
     if block["names"] == "photographs":
-        pictures, told = with_photographs(pictures, told, inputs[1], seed)
-    vlm = build(spec["arm"], sayings(told, seed), seed, {k: block[k] for k in SMALL})
+        pictures, told = with_photographs(pictures, told, work.inputs["data"], seed)
+    vlm = build(work.spec["arm"], sayings(told, seed), seed, {k: block[k] for k in SMALL})
     talk = block["language_steps"] * (2 if vlm.family.encodes else 1)
-    say = lambda done, note: progress(name, done, block["vision_steps"] + talk, note)
+    say = lambda done, note: work.progress(done, block["vision_steps"] + talk, note)
     learn_to_see(vlm, pictures, told, block["vision_steps"], block["batch_size"], block["learning_rate"],
                  seed, say)
     learn_to_speak(vlm, pictures, told, talk, block["batch_size"], .8 * block["learning_rate"], seed,
                    lambda done, note: say(block["vision_steps"] + done, note))
-    vlm.net.save_pretrained(folder)
-    save_processor(vlm.processor, folder)
+    vlm.net.save_pretrained(work.folder)
+    save_processor(vlm.processor, work.folder)
 
 # %% ../../nbs/vlm/pocket_models.ipynb #8f1780a3
 def taught_classes(
@@ -445,12 +444,9 @@ def with_photographs(
     seed: int,
 ) -> tuple: # (pictures, facts): as many of photographs as of drawings
     "Add training photographs of the taught classes, with their names; drawn species lose theirs."
-    import pandas as pd
     from PIL import Image
-    classes = json.loads((data / "report.json").read_text())["classes"]
-    index = pd.read_parquet(data / "index.parquet")
-    pixels = np.load(data / "pixels" / "train.npy", mmap_mode="r")
-    labels = index.label[index.split == "train"].to_numpy()
+    classes, pixels = read_report(data)["classes"], read_pixels(data, "train")
+    labels = read_index(data, "train").label.to_numpy()
     rows = np.flatnonzero(np.isin(labels, taught_classes(len(classes), seed)))
     require(len(rows) > 0, "none of the classes whose names the base is told has a training picture")
     rows = evenly(rows, labels[rows], len(pictures))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.progress import progress
 from .models import VLM, inputs, padded
 from ..core.records import seal, sealed
 from ..core.settings import require
 from ..core.tracking import Curves
+from ..core.work import Work
 
 # %% ../../nbs/vlm/training.ipynb #d87666cf
 def taught(
@@ -212,26 +212,24 @@ def remember(state, value: float, folder: Path): # state: Trainer's; folder: of 
     state.best_model_checkpoint = str(folder / f"checkpoint-{step}")
 
 
-def complete(folder: Path, model, meter): # folder: a checkpoint
+def complete(folder: Path, model, work: Work): # folder: a checkpoint
     "Add to a checkpoint what Trainer leaves out where weights are sharded, and seal it."
-    from flowers102_study.core.records import write_json
     if hasattr(model, "peft_config"): model.peft_config["default"].save_pretrained(folder)
-    write_json(folder.with_name("measured.json"), meter.read())
+    work.keep_measured()
     seal(folder)
 
 # %% ../../nbs/vlm/training.ipynb #4cfa1f8e
 def keeper(
-    name: str, # of the job
+    work: Work,
     every: int, # steps
     score, # function of nothing -> a validation score, the higher the better; called by every process
-    accelerator, # what joins the processes
-    meter, # a Meter, whose reading is kept for the job's next life
 ): # a TrainerCallback
     "Score the model now and then, remember the best, and seal every checkpoint."
     from transformers import TrainerCallback
     class Keeper(TrainerCallback):
         def on_train_begin(self, args, state, control, **rest):
-            self.curves = Curves(Path(args.output_dir).parent)
+            self.curves = Curves(work.folder)
+            work.meter # starts it
 
         def on_train_end(self, args, state, control, **rest): self.curves.end()
 
@@ -250,13 +248,13 @@ def keeper(
                                    "a smaller learning rate may help")
             self.curves.log(step, loss=loss, rate=logs.get("learning_rate", 0.))
             note = f"  best validation {100 * best:.1f} %" if best is not None else ""
-            progress(name, step, state.max_steps, f"loss {loss:.3f}{note}")
+            work.progress(step, state.max_steps, f"loss {loss:.3f}{note}")
 
         def on_save(self, args, state, control, model=None, **rest):
-            accelerator.wait_for_everyone()
+            work.accelerator.wait_for_everyone()
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if accelerator.is_main_process: complete(folder, model, meter)
-            accelerator.wait_for_everyone()
+            if work.first: complete(folder, model, work)
+            work.accelerator.wait_for_everyone()
     return Keeper()
 
 # %% ../../nbs/vlm/training.ipynb #0bbeae3b

@@ -11,6 +11,7 @@ from flowers102_study.scores.paired import (counted, coverage, detectable, diffe
                                           difference_over_seeds, macro_difference, mcnemar, mean_of,
                                           paired, possible_p, read_pair)
 from flowers102_study.core.settings import SettingsError
+from flowers102_study.core.work import Work
 from flowers102_study.hypotheses import (compare, holm, overlap, reread, seed_differences, selective,
                                          temperature, together, verdict)
 
@@ -315,7 +316,7 @@ def judged(tmp_path): # four arms with known outcomes, and an audit that names o
             "seeds": {"base": ["base"], "tuned": ["tuned", "tuned.s1"], "head": ["head"],
                       "tuned-head": ["tuned-head"], "control": ["control"]}, "drawn": True}
     (tmp_path / "out").mkdir()
-    judge(spec, [tmp_path / "audit", *(tmp_path / arm for arm in right)], tmp_path / "out")
+    judge(Work(spec, {name: tmp_path / name for name in ("audit", *right)}, tmp_path / "out"))
     return json.loads((tmp_path / "out/hypotheses.json").read_text()), right
 
 

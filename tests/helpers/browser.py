@@ -1,6 +1,6 @@
 """Look at a run's page in headless Chromium, light and dark, narrow and wide; does it ask the network?
 
-    python tests/browser.py runs/pocket shots/
+    python tests/helpers/browser.py runs/pocket shots/
 """
 import json
 import re

@@ -46,7 +46,8 @@ def test_cores_are_shared_out(study, monkeypatch):
     monkeypatch.chdir(study)
     run = open_run("smoke", overrides={"launch.parallel_jobs": 0})
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 4)
-    job = lambda name, *inputs, **kind: launch.Job("m:f", run.folder / name, {}, inputs, **kind)
+    job = lambda name, *inputs, **kind: launch.Job("m:f", run.folder / name, {},
+                                            {i.name: i for i in inputs}, **kind)
     a, wide, single = job("a"), job("wide", threads=2), job("single", single=True)
     after = job("after", a)
     ready = lambda waiting, *busy: [j.name for j in launch.next_jobs(run, waiting, [*map(Lane, busy)])]
@@ -110,7 +111,7 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
     run, job = smoke_data(study, monkeypatch)
     launch.run_jobs(run, [job], "data")
     job = launch.Job("flowers102_study.resnet:train", run.arm("resnet50"),
-                     resnet.jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}}, (job,))
+                     resnet.jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}}, {"data": job})
     launch.prepare(job)
     with open(run.logs / "lane.log", "a") as log:
         lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))

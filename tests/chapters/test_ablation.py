@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import at_work
 from flowers102_study import ablation, augment, classifier, hypotheses, sft
 from flowers102_study.core.settings import open_run
-from flowers102_study.data import read_index, read_pixels
+from flowers102_study.core.dataset import read_index, read_pixels
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +54,13 @@ def test_mixed_pictures_are_of_training_pictures_only(run):
 def test_mixed_lessons_are_taught(run):
     other = run.changed({"sft.mixed": True})
     job = sft.train_job(other)
-    rows, shown = sft.lessons(job.spec, [i.out for i in job.inputs])
-    plain_rows, plain_shown = sft.lessons(sft.train_job(run).spec,
-                                          [i.out for i in sft.train_job(run).inputs])
+    rows, shown = sft.lessons(at_work(job))
+    plain_rows, plain_shown = sft.lessons(at_work(sft.train_job(run)))
     made, pixels = augment.read_mixed(run.folder / "augment")
     assert (len(rows) == len(plain_rows) + len(made) and rows[-1]["answer"] == made[-1]["answer"]
             and (shown[-1][0][shown[-1][1]] == pixels[-1]).all())
     few = sft.train_job(run.changed({"sft.shots": 1}))
-    assert len(sft.lessons(few.spec, [i.out for i in few.inputs])[0]) == 6
+    assert len(sft.lessons(at_work(few))[0]) == 6
 
 
 def test_ablation_arms_differ_in_one_setting(run):
@@ -103,7 +103,7 @@ def test_refitting_everything_gives_the_head_again(run, tmp_path):
     for number in (0, 1):
         job = ablation.refit_job(run, "qwen3-vl-4b-head", number, 0)
         (tmp_path / str(number)).mkdir()
-        ablation.refit(job.spec, [i.out for i in job.inputs], tmp_path / str(number))
+        ablation.refit(at_work(job, tmp_path / str(number)))
     torch.set_num_threads(threads)
     again, head = (pd.read_parquet(p / "predictions.parquet")
                    for p in (tmp_path / "0", run.arm("qwen3-vl-4b-head")))
@@ -133,9 +133,10 @@ def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
             == {a: [f"{a}.s1"] for a in tuned})
     read = {job.name for job in ablation.everything(by_arm["qwen3-vl-4b-sft-head"][0]).values()}
     assert "qwen3-vl-4b-sft.s1" in read # features of the model that was trained with the other seed
-    features = by_arm["qwen3-vl-4b-sft-head"][0].inputs[1]
+    features = by_arm["qwen3-vl-4b-sft-head"][0].inputs["features"]
     # the same pictures
-    assert features.inputs[-1].spec["seed"] == 43 and features.inputs[0] == ablation.data_job(run)
+    assert features.inputs["model"].spec["seed"] == 43
+    assert features.inputs["data"] == ablation.data_job(run)
     resting = ablation.seed_jobs(run.changed({"sft.train_vision_tower": False}))
     assert set(resting) == set(tuned[:2]) # the tower of a model whose tower rests is the base's
     summary = json.loads((run.folder / "ablation/ablation.json").read_text())

@@ -1,8 +1,8 @@
 """Kill a training job at random moments and see whether it ends with the same weights.
 
-    python tests/kill.py 10 resnet     ten kills of the CNN's training
-    python tests/kill.py 10 sft        ten kills of the fine-tuning; with `lora` of adapters
-    python tests/kill.py 10 photos     the same with the recipe for photographs
+    python tests/helpers/kill.py 10 resnet     ten kills of the CNN's training
+    python tests/helpers/kill.py 10 sft        ten kills of the fine-tuning; with `lora` of adapters
+    python tests/helpers/kill.py 10 photos     the same with the recipe for photographs
 """
 import os
 import random
@@ -71,8 +71,8 @@ def killed(run, job, pattern: str, step: int) -> int: # whole checkpoints that t
 def main(times: int, stage: str = "resnet", seed: int = 0):
     overrides, job_of, weights, pattern, first = STAGES[stage]
     rng, root = random.Random(seed), Path(tempfile.mkdtemp(prefix="kill-"))
-    shutil.copytree(Path(__file__).resolve().parents[1] / "nbs", root / "nbs")
-    shutil.copy(Path(__file__).resolve().parents[1] / "settings.ini", root)
+    shutil.copytree(Path(__file__).resolve().parents[2] / "nbs", root / "nbs")
+    shutil.copy(Path(__file__).resolve().parents[2] / "settings.ini", root)
     os.chdir(root)
     run = open_run("smoke", "kill", overrides=overrides | {"launch.parallel_jobs": 1})
     run_jobs(run, [data.data_job(run)], "data")

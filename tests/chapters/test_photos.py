@@ -1,11 +1,13 @@
 """The recipe for photographs: what a base is taught, and fine-tuning with Muon and a guide."""
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import copy_of_study
+from conftest import at_work, copy_of_study
 from flowers102_study import baselines, data, prompts, sft
+from flowers102_study.core import dataset
 from flowers102_study.core.jobs import prepare
 from flowers102_study.core.launch import run_jobs
 from flowers102_study.vlm.pocket_models import taught_classes, with_photographs
@@ -47,7 +49,7 @@ def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
     facts = [{"name": f"species {i}", "genus": "genus", "colour": "red", "known": True}
              for i in range(10)]
     pictures, told = with_photographs(drawn, facts, whole.data_folder, 42)
-    names, classes = data.read_report(whole.data_folder)["classes"], taught_classes(8, 42)
+    names, classes = dataset.read_report(whole.data_folder)["classes"], taught_classes(8, 42)
     assert {f["name"] for f in told if f["known"]} == {names[k] for k in classes} and len(classes) == 2
     assert all(f["name"] == "genus" for f in told if "colour" in f) and len(pictures) == len(told) == 20
     assert baselines.told_names(whole, names) == {names[k] for k in classes}
@@ -55,8 +57,8 @@ def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
 
 def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
     from PIL import Image
-    made, cut = data.data_job(whole), data.read_index(whole.data_folder, "train")
-    pixels, wide = data.read_pixels(whole.data_folder, "train"), data.read_whole(whole.data_folder)
+    made, cut = data.data_job(whole), dataset.read_index(whole.data_folder, "train")
+    pixels, wide = dataset.read_pixels(whole.data_folder, "train"), dataset.read_whole(whole.data_folder)
     assert pixels.shape[1:] == (40, 40, 3) and wide.shape == (len(cut), 50, 50, 3)
     middle = np.asarray(Image.fromarray(wide[0]).crop((5, 5, 45, 45)))
     shrunk = np.asarray(Image.fromarray(wide[0]).resize((40, 40)))
@@ -64,7 +66,7 @@ def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):
     assert apart(middle) < 12 < apart(shrunk)
     spec = sft.train_job(whole).spec
     plain = spec | {"sft": spec["sft"] | {"augment": False}}
-    shown = lambda s: sft.lessons(s, [i.out for i in sft.train_job(whole).inputs])[1][0][0].shape[1]
+    shown = lambda s: sft.lessons(at_work(replace(sft.train_job(whole), spec=s)))[1][0][0].shape[1]
     assert (shown(spec), shown(plain)) == (50, 40) and made.spec["data"]["center_crop"] == .8
 
 
@@ -127,15 +129,17 @@ def test_a_training_that_was_cut_ends_with_the_same_weights(study, whole):
     code = """import json, os, sys
 from pathlib import Path
 from flowers102_study import sft
+from flowers102_study.core.work import Work
 from flowers102_study.vlm import training
 sealed = training.seal
 def seal_and_end(folder, *rest):
     sealed(folder, *rest)
     if folder.name == 'checkpoint-8': os._exit(9)
 training.seal = seal_and_end
-sft.train(json.loads(sys.argv[1]), [Path(p) for p in sys.argv[2].split('|')], Path(sys.argv[3]))"""
-    words = [sys.executable, "-c", code, json.dumps(job.spec), "|".join(str(i.out) for i in job.inputs),
-             str(job.out) + ".partial"]
+told = json.load(open(sys.argv[1]))
+inputs = {name: Path(path) for name, path in told["inputs"].items()}
+sft.train(Work(told["spec"], inputs, Path(sys.argv[1]).parent))"""
+    words = [sys.executable, "-c", code, f"{job.out}.partial/job.json"]
     done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
                           capture_output=True, text=True)
     assert done.returncode == 9, done.stderr[-2000:]

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, call, copy_of_study
 from flowers102_study import baselines, data, prompts
+from flowers102_study.core import dataset
 from flowers102_study.core.jobs import Job, prepare
 from flowers102_study.core.launch import run_jobs, start_lane
 from flowers102_study.core.progress import Board
@@ -72,7 +73,7 @@ def test_two_processes_leave_the_record_of_one(study):
                          "models": {"image_size": 48, "dtype": "auto", "system_prompt": ""},
                          "question": "Which?", "layers": [0, -1], "pooling": ["last", "mean"],
                          "splits": ["test", "validation"], "batch_size": 7},
-                        (data.data_job(run), baselines.model_job(run, "idefics2-8b"))))
+                        {"data": data.data_job(run), "model": baselines.model_job(run, "idefics2-8b")}))
         run_jobs(run, jobs, "baselines")
         records.append({f"{job.name}/{p.name}": content_sum(p) for job in jobs for p in job.out.iterdir()
                         if p.name not in ("manifest.json", "result.json")})
@@ -120,7 +121,7 @@ def test_a_model_answers_all_its_tasks_before_the_next_is_loaded(study):
     run = prepared("order", **{"launch.parallel_jobs": 1})
     assert ([j.name for j in baselines.question_jobs(run)][:3]
             == ["qwen3-vl-8b", "qwen3-vl-8b.closed-qa", "qwen3-vl-8b.closed-negative-qa"])
-    loads = [job.inputs[-1].name for job in baselines.question_jobs(run)]
+    loads = [job.inputs["model"].name for job in baselines.question_jobs(run)]
     assert sum(a != b for a, b in zip(loads, loads[1:])) == 3
 
 
@@ -169,7 +170,7 @@ def test_exported_questions_can_be_trained_from(smoke, tmp_path):
 def test_compares_with_a_log_of_lmms_eval(smoke, tmp_path):
     table = pd.read_parquet(smoke / "runs/smoke/arms/qwen3-vl-4b/predictions.parquet").query(
         "split == 'test'")
-    images = data.read_index(smoke / "runs/smoke/data", "test").image_id.tolist()
+    images = dataset.read_index(smoke / "runs/smoke/data", "test").image_id.tolist()
     said = dict(zip(table.image_id, table.answer))
     rows = [{"doc_id": i, "target": "?", "filtered_resps": [said[image] if i else "something else"],
              "exact": 0.} for i, image in enumerate(images)]

@@ -14,7 +14,9 @@ from conftest import PHOTOS
 from flowers102_study.pictures import sources
 from flowers102_study.core.records import seal
 from flowers102_study.core.settings import SettingsError, read_profile
-from flowers102_study.data import audit, prepare_data, read_audit, read_index, read_pixels, read_report
+from flowers102_study.core.dataset import read_audit, read_index, read_pixels, read_report
+from flowers102_study.core.work import Work
+from flowers102_study.data import audit, prepare_data
 from PIL import Image
 from scipy.io import savemat
 
@@ -35,7 +37,7 @@ def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
 
 def prepared(folder: Path, source, **changes) -> dict: # the report
     folder.mkdir()
-    prepare_data({"seed": 1, "data": BLOCK | {"source": str(source)} | changes}, [], folder)
+    prepare_data(Work({"seed": 1, "data": BLOCK | {"source": str(source)} | changes}, {}, folder))
     seal(folder)
     return read_report(folder)
 
@@ -256,7 +258,7 @@ def test_a_planted_duplicate_is_found(tmp_path):
     report = prepared(tmp_path / "data", tmp_path / "own")
     assert sum(report["counts"].values()) == 37
     (tmp_path / "audit").mkdir()
-    audit({"near": 6}, [tmp_path / "data"], tmp_path / "audit")
+    audit(Work({"near": 6}, {"data": tmp_path / "data"}, tmp_path / "audit"))
     seal(tmp_path / "audit")
     pairs, sums = read_audit(tmp_path / "audit")
     assert sums == {"bits": 6, "pairs": 1, "test": 1, "validation": 0}

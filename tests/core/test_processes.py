@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flowers102_study import data, resnet
+from flowers102_study.core import dataset
 from flowers102_study.core.launch import CHILD, run_jobs
 from flowers102_study.core.settings import open_run
 
@@ -124,7 +125,7 @@ def test_what_is_saved_by_two_processes_is_what_was_scored(trained):
     table = pd.read_parquet(run.arm("resnet50") / "predictions.parquet").query("split == 'test'")
     with torch.no_grad():
         again = model(normalised(to_input(torch.from_numpy(np.array(
-                                                               data.read_pixels(
+                                                               dataset.read_pixels(
                                                                    run.data_folder,
                                                                    "test")))))).logits.log_softmax(
             1).numpy()

@@ -136,7 +136,7 @@ def test_the_command_line_says_what_failed(study, run, broken):
 @pytest.mark.parametrize("arm", [HEAD, WORDS, "resnet50"])
 def test_predicts_what_is_on_record(study, run, arm, tmp_path):
     table = pd.read_parquet(run.arm(arm) / "predictions.parquet").query("split == 'test'")
-    from flowers102_study.data import read_index, read_pixels, read_report
+    from flowers102_study.core.dataset import read_index, read_pixels, read_report
     place = read_index(run.data_folder, "test").image_id.tolist().index(table.image_id.iloc[5])
     pixels = read_pixels(run.data_folder, "test")[place]
     Image.fromarray(pixels).save(tmp_path / "one.png")
@@ -373,7 +373,7 @@ def test_a_head_finds_its_base_in_the_hubs_cache(run, tmp_path, monkeypatch):
 
 
 def test_our_own_head_is_evaluated_by_its_labels(run, tmp_path):
-    from flowers102_study.data import read_report
+    from flowers102_study.core.dataset import read_report
     sharing.export(run, HEAD, tmp_path / "head")
     names = read_report(run.data_folder)["classes"]
     work, order, facts = checking.published_classifier(str(tmp_path / "head"), "vlm-head", names[::-1])
