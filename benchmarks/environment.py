@@ -39,7 +39,8 @@ def train_network() -> tuple: # (seconds of a step, parameters)
 def train_language_model() -> tuple: # (seconds of a step, parameters)
     "Train Qwen3-VL's stand-in of `photos` for some steps."
     import numpy as np
-    from flowers102_study.vlm.pocket_models import SMALL, build, step
+    from flowers102_study.vlm.pocket_models import SMALL, build
+    from flowers102_study.vlm.pretraining import step
     from flowers102_study.core.settings import open_run
     from flowers102_study.pictures.sources import oxford_names
     from flowers102_study.vlm.training import answer_loss, optimizers, taught

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ranking import QUESTION, SIZE, configured, real_processor
-from flowers102_study.vlm.models import VLM, features
+from flowers102_study.vlm.features import features
+from flowers102_study.vlm.models import VLM
 from flowers102_study.vlm.pocket_models import tokenizer
 from flowers102_study.vlm.published import on_meta
 from flowers102_study.pictures.sources import oxford_names

@@ -101,6 +101,11 @@ def reseeded(job: Job, seed: int) -> Job:
     return replace(job, spec=job.spec | {"seed": seed}, threads=0)
 
 # %% ../nbs/06_ablation.ipynb #24b8f190
+# of the head's record
+KEPT = ("data", "features", "origin", "split", "model", "revision", "parameters", "side", "seed",
+        "world_size")
+
+
 def choose(
     work: Work, # only: the choice that is made beforehand, {"layer": 2}; reads data, head; an arm
 ):
@@ -120,11 +125,6 @@ def choose(
     scores = score_predictions(index["test"].label, labels[len(index["validation"]):])
     source = read_result(head)
     work.record(columns, scores, chosen=sweep[best], **{key: source[key] for key in KEPT})
-
-# %% ../nbs/06_ablation.ipynb #6196be8e
-# of the head's record
-KEPT = ("data", "features", "origin", "split", "model", "revision", "parameters", "side", "seed",
-        "world_size")
 
 # %% ../nbs/06_ablation.ipynb #c248a737
 def choices(run: Run) -> list: # (key, value, name)

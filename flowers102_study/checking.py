@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'Check', 'first_of', 'files_check', 'stored', 'weight_checks', 'adapter_check', 'difference_check',
-           'prompt_check', 'trace_checks', 'known_pictures', 'outcome_checks', 'diagnose', 'tried', 'words_checks',
-           'loaded_checks', 'example_checks', 'trained_checks', 'label_check', 'known_picture_checks',
-           'classifier_checks', 'head_checks', 'same_prompt_checks', 'evaluation_job', 'torchvision_classifier',
+           'prompt_check', 'trace_checks', 'known_pictures', 'outcome_checks', 'tried', 'words_checks', 'loaded_checks',
+           'example_checks', 'trained_checks', 'label_check', 'known_picture_checks', 'classifier_checks',
+           'head_checks', 'same_prompt_checks', 'diagnose', 'evaluation_job', 'torchvision_classifier',
            'published_classifier', 'classify']
 
 # %% ../nbs/checking.ipynb #2fe24c4e
@@ -155,7 +155,7 @@ def known_pictures(run: Run, arm: str) -> tuple: # (their predictions, their pix
     table = table.iloc[[int(i) for i in np.linspace(0, len(table) - 1, min(KNOWN, len(table)))]]
     return table, np.array(read_pixels(run.data_folder, "test")[[place[i] for i in table.image_id]])
 
-
+# %% ../nbs/checking.ipynb #32b6bfab
 def outcome_checks(together: list, singly: list, recorded: list) -> list:
     "Compare a batch with single pictures, and both with the record."
     same = sum(a == b for a, b in zip(together, singly))
@@ -167,16 +167,7 @@ def outcome_checks(together: list, singly: list, recorded: list) -> list:
             Check("batch", same == len(singly),
                   f"{same} of {len(singly)} pictures get the same alone and in a batch")]
 
-# %% ../nbs/checking.ipynb #59a4b230
-def diagnose(run: Run, arm: str) -> list: # of Check
-    "Check an arm's model in every way that its kind allows."
-    found = arm_model(run, arm)
-    require("task" not in found["result"]["settings"] or found["result"]["settings"]["task"] ==
-            "open-qa",
-            f"{arm} answers a closed question; check the arm of the open one, {arm.split('.closed')[0]}")
-    return (words_checks if found["kind"] == "words" else classifier_checks)(run, arm, found)
-
-
+# %% ../nbs/checking.ipynb #90312b0d
 def tried(name: str, work) -> tuple: # (a Check, what work returned or None)
     "Do something that may fail, and make a check of it."
     try: return Check(name, True, "ok"), work()
@@ -249,7 +240,7 @@ def label_check(labels: list, names: list) -> Check: # of the model, of the data
     count = len(wrong) or abs(len(labels) - len(names))
     return Check("label map", False, f"{count} labels are not the data's: {some}")
 
-
+# %% ../nbs/checking.ipynb #5912efe8
 def known_picture_checks(run: Run, arm: str, model, processor) -> list:
     "Compare what a classifier says of some test pictures with its record, in a batch and alone."
     table, pixels = known_pictures(run, arm)
@@ -283,7 +274,7 @@ def classifier_checks(run: Run, arm: str, found: dict) -> list:
 def head_checks(run: Run, arm: str, model, processor) -> list:
     "Check that a head and its base still speak of the same prompt and size."
     from PIL import Image
-    from flowers102_study.vlm.models import prompt_facts
+    from flowers102_study.vlm.features import prompt_facts
     config, base = model.config, Path(model.name_or_path) / model.config.base
     source = str(base.resolve()) if base.is_dir() else config.base
     reloads, vlm = tried("processor", lambda: opened_vlm(run, source))
@@ -314,6 +305,15 @@ def same_prompt_checks(config, now: dict, side: int) -> list: # of a head; its b
         grid = (f"the head was trained at {config.side} pixels, its processor makes {side}, "
                 f"its base sees {now['side']}: another image size")
     return [Check("prompt", same, prompt), Check("image grid", held, grid)]
+
+# %% ../nbs/checking.ipynb #59a4b230
+def diagnose(run: Run, arm: str) -> list: # of Check
+    "Check an arm's model in every way that its kind allows."
+    found = arm_model(run, arm)
+    require("task" not in found["result"]["settings"] or found["result"]["settings"]["task"] ==
+            "open-qa",
+            f"{arm} answers a closed question; check the arm of the open one, {arm.split('.closed')[0]}")
+    return (words_checks if found["kind"] == "words" else classifier_checks)(run, arm, found)
 
 # %% ../nbs/checking.ipynb #27e597b5
 def evaluation_job(

@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['features_job', 'made_by', 'scale_of', 'class_weights', 'solve', 'minimise', 'log_softmax', 'scored', 'preferred',
-           'fit_mlp', 'epochs_of', 'briefly', 'candidates', 'applied', 'stored_features', 'features_sum', 'Sweep',
-           'sweep', 'fit', 'common_training', 'set_head', 'keep_head', 'record_classified', 'record_head',
-           'picture_loss', 'base_of', 'with_head', 'log_probs_of', 'head_accuracy', 'best_of', 'together',
-           'train_together', 'finish_together', 'bases', 'controls', 'fit_job', 'together_job', 'jobs', 'needs',
-           'nearest_alike', 'laid_out']
+           'fit_mlp', 'epochs_of', 'briefly', 'applied', 'candidates', 'stored_features', 'features_sum', 'Sweep',
+           'sweep', 'common_training', 'fit', 'set_head', 'keep_head', 'record_classified', 'record_head', 'bases',
+           'controls', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
@@ -20,7 +18,6 @@ from .baselines import model_job
 from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job, given
 from .core.launch import processes
-from .core.processes import equal_share, sum_over_processes
 from .core.records import write_json
 from .core.settings import Run, require
 from .core.work import Work
@@ -29,11 +26,9 @@ from .vlm.memory import (activations_size, answering_size, features_size, hidden
                                          weights_size)
 from .vlm.published import model_facts
 from .pictures.sources import listing_sum
-from .vlm.training import (arguments, checkpoints, history_of, keeper, line_up, newest,
-                                            share_out, train_along, watcher)
 from .data import data_job, expected
 from .prompts import open_question
-from .sft import adapters, sft_arm, train_job
+from .sft import sft_arm, train_job
 
 # %% ../nbs/05_classifier.ipynb #8595683b
 def features_job(
@@ -141,7 +136,7 @@ def fit_mlp(
     "Train a head with one hidden layer."
     import torch
     torch.manual_seed(seed)
-    x, y, seen = torch.as_tensor(x), torch.as_tensor(y), torch.as_tensor(seen)
+    x, y, seen = torch.tensor(x), torch.tensor(y), torch.tensor(seen)
     net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], block["mlp_width"]), torch.nn.GELU(),
                               torch.nn.Linear(block["mlp_width"], classes))
     optimizer = torch.optim.AdamW(net.parameters(), lr=block["learning_rate"],
@@ -173,11 +168,22 @@ def briefly(x, y, seen, truth, block: dict, classes: int, seed: int) -> list: # 
     "Train a linear head with AdamW at 1e-3, in batches of 256."
     import torch
     torch.manual_seed(seed)
-    x, y, seen = torch.as_tensor(x), torch.as_tensor(y), torch.as_tensor(seen)
+    x, y, seen = torch.tensor(x), torch.tensor(y), torch.tensor(seen)
     net = torch.nn.Linear(x.shape[1], classes)
     weighing = class_weights(y, classes, block["class_balance"])
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     return list(epochs_of(net, optimizer, None, x, y, seen, truth, block["epochs"], weighing))
+
+# %% ../nbs/05_classifier.ipynb #92da9a4a
+def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
+    "Apply a head, given as mean, deviation, and two or four arrays."
+    mean, deviation, *layers = weights
+    x = (x - mean) / deviation
+    if len(layers) == 4:
+        from scipy.special import ndtr
+        x = x @ layers[0].T + layers[1]
+        x = (x * ndtr(x)).astype(np.float32) # GELU
+    return log_softmax(x @ layers[-2].T + layers[-1])
 
 # %% ../nbs/05_classifier.ipynb #22b7379d
 def candidates(
@@ -198,17 +204,6 @@ def candidates(
     if not block["mlp_width"]: return
     weights, scores, _ = fit_mlp(inside, y["train"], seen, y["validation"], block, classes, seed)
     yield scores | {"head": "mlp", "strength": block["weight_decay"]}, (mean, deviation, *weights)
-
-# %% ../nbs/05_classifier.ipynb #92da9a4a
-def applied(weights: tuple, x) -> np.ndarray: # (n, classes) log-probabilities
-    "Apply a head, given as mean, deviation, and two or four arrays."
-    mean, deviation, *layers = weights
-    x = (x - mean) / deviation
-    if len(layers) == 4:
-        from scipy.special import ndtr
-        x = x @ layers[0].T + layers[1]
-        x = (x * ndtr(x)).astype(np.float32) # GELU
-    return log_softmax(x @ layers[-2].T + layers[-1])
 
 # %% ../nbs/05_classifier.ipynb #697af520
 def stored_features(
@@ -259,6 +254,14 @@ def sweep(features, y: dict, block: dict, classes: int, seed: int, say) -> Sweep
         say(done, len(places), f"best validation {100 * found.best[0]['validation']:.1f} %")
     return found
 
+# %% ../nbs/05_classifier.ipynb #9cb49983
+def common_training(x: dict, y: dict, weights: tuple, block: dict, classes: int, seed: int) -> dict:
+    "Train a head on the chosen features as is common, on raw and on standardised ones."
+    mean, deviation = weights[:2]
+    ways = {"raw": lambda v: v, "standardised": lambda v: (v - mean) / deviation}
+    return {how: briefly(way(x["train"]), y["train"], way(x["validation"]), y["validation"],
+                         block, classes, seed) for how, way in ways.items()}
+
 # %% ../nbs/05_classifier.ipynb #b28847be
 def fit(
     # model, classifier: the profile's block, features: settings of the job, seed; reads data, features,
@@ -281,14 +284,6 @@ def fit(
     record_head(work, {s: applied(weights, x[s]) for s in ("validation", "test")}, chosen=chosen,
                 features_sha256=features_sum(x), trained=sum(w.size for w in weights[2:]))
     keep_head(work, weights, chosen, names)
-
-# %% ../nbs/05_classifier.ipynb #9cb49983
-def common_training(x: dict, y: dict, weights: tuple, block: dict, classes: int, seed: int) -> dict:
-    "Train a head on the chosen features as is common, on raw and on standardised ones."
-    mean, deviation = weights[:2]
-    ways = {"raw": lambda v: v, "standardised": lambda v: (v - mean) / deviation}
-    return {how: briefly(way(x["train"]), y["train"], way(x["validation"]), y["validation"],
-                         block, classes, seed) for how, way in ways.items()}
 
 # %% ../nbs/05_classifier.ipynb #6a8577a7
 def set_head(model, weights: tuple): # as `applied` takes them
@@ -333,118 +328,6 @@ def record_head(work: Work, log_probs: dict, **facts): # as of `record_classifie
     record_classified(work, log_probs, revision=work.revision(base["revision"]),
                       parameters=base["parameters"], side=base["side"], **facts)
 
-# %% ../nbs/05_classifier.ipynb #9d1fa7a8
-def picture_loss(outputs, labels, num_items_in_batch=None): # a scalar
-    "Return the cross-entropy of pictures, divided by how many the whole batch has."
-    import torch.nn.functional as F
-    return (F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
-            / (len(labels) if num_items_in_batch is None else num_items_in_batch))
-
-# %% ../nbs/05_classifier.ipynb #3742beb3
-def base_of(work: Work): # a VLM
-    "Load the model that features were taken from."
-    from flowers102_study.vlm.models import load
-    how = work.spec["features"]["models"]
-    return load(work.source, how["image_size"], str(work.accelerator.device), how["dtype"],
-                how["system_prompt"])
-
-# %% ../nbs/05_classifier.ipynb #b0b9ac83
-def with_head(work: Work, vlm, labels) -> tuple: # (model, tuner, facts)
-    "Put a solved head and fresh adapters on a model."
-    from peft.tuners.lora import LoraModel
-    from flowers102_study.vlm.heads import VLMForImageClassification, described
-    stored, block = work.inputs["features"], work.spec["classifier"]
-    facts = json.loads((stored / "base.json").read_text())
-    names, layer = read_report(work.inputs["data"])["classes"], max(block["layers"])
-    x = stored_features(stored, work.spec["features"], layer, "last")["train"]
-    (mean, deviation), strength = scale_of(x), sorted(block["penalties"])[len(block["penalties"]) // 2]
-    (_, weights, biases, *_), = solve((x - mean) / deviation, labels, [strength], len(names))
-    model = VLMForImageClassification(described(facts, work.source, work.home / "model", names,
-                                                layer=layer, pooling="last", width=x.shape[1]))
-    set_head(model, (mean, deviation, weights, biases))
-    vlm.net.requires_grad_(False)
-    config = adapters(work.spec["sft"], vlm.family.tower)
-    # what lies above the head's layer would get no gradient
-    config.layers_to_transform, config.layers_pattern = list(range(layer)), "layers"
-    return model.put_on(vlm.net).to(vlm.device), LoraModel(vlm.net, config, "default"), facts
-
-# %% ../nbs/05_classifier.ipynb #60baa304
-def log_probs_of(model, vlm, images) -> np.ndarray: # (n, classes)
-    "Classify pictures."
-    import torch
-    with torch.inference_mode():
-        return model(vlm.normalised(images)).logits.float().log_softmax(1).cpu().numpy()
-
-# %% ../nbs/05_classifier.ipynb #2c36471d
-def head_accuracy(accelerator, model, vlm, pixels, labels) -> float: # on all processes the same
-    "Classify the validation pictures, every process its share."
-    mine, counts = equal_share(accelerator, len(labels))
-    model.eval()
-    predictions = np.concatenate([log_probs_of(model, vlm, pixels[mine[i:i + 64]]).argmax(1)
-                                  for i in range(0, len(mine), 64)])
-    model.train()
-    right = (predictions == labels[mine])[counts].sum()
-    return sum_over_processes(accelerator, right) / len(labels)
-
-
-def best_of(checkpoint: Path, model, tuner):
-    "Load a checkpoint's adapters and head, and add the adapters to the base."
-    from safetensors.torch import load_file
-    from flowers102_study.vlm.artefacts import SHARDS, merged_shards
-    weights = (merged_shards(checkpoint / SHARDS) if (checkpoint / SHARDS).is_dir()
-               else load_file(checkpoint / "model.safetensors"))
-    absent = {n for n, p in model.named_parameters() if p.requires_grad} - weights.keys()
-    require(not absent and not model.load_state_dict(weights, strict=False).unexpected_keys,
-            f"the checkpoint is not this model's: {sorted(absent)[:3]} are missing")
-    model.base = tuner.merge_and_unload()
-    return model.eval()
-
-# %% ../nbs/05_classifier.ipynb #e68c72da
-def together(
-    work: Work, # as for `fit`, with sft: lora_rank, learning_rate, batch_size …, and steps; an arm
-):
-    "Train a head and adapters together, end to end. A job."
-    from accelerate.utils import set_seed
-    data = work.inputs["data"]
-    work.accelerator # joins the processes before anything is drawn
-    set_seed(work.spec["seed"])
-    vlm = base_of(work)
-    pixels = {s: read_pixels(data, s) for s in ("train", "validation", "test")}
-    y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation")}
-    model, _, _ = with_head(work, vlm, y["train"])
-    state = train_together(work, model, vlm, pixels, y)
-    if work.first: finish_together(work, state, pixels)
-
-# %% ../nbs/05_classifier.ipynb #cebe1d14
-def train_together(work: Work, model, vlm, pixels: dict, y: dict): # Trainer's state
-    "Train what is in front of Trainer."
-    import torch
-    block, steps, seed = work.spec["sft"], work.spec["steps"], work.spec["seed"]
-    accelerator, parts = work.accelerator, work.checkpoints
-    truth = torch.as_tensor(y["train"], device=vlm.device)
-    batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], len(truth),
-                                          accelerator.num_processes)
-    collate = lambda rows: {"pixel_values": vlm.normalised(pixels["train"][rows]), "labels": truth[rows]}
-    score = lambda: head_accuracy(accelerator, model, vlm, pixels["validation"], y["validation"])
-    every = -(-steps // block["num_evals"]) # steps
-    settings = arguments(parts, block, steps, held, accumulation, seed,
-                         accelerator.device.type == "cuda")
-    return train_along(model, line_up(len(truth), steps, batch, seed), collate, picture_loss,
-                       settings, [watcher(), keeper(work, every, score)], newest(parts, accelerator))
-
-# %% ../nbs/05_classifier.ipynb #b7d633d0
-def finish_together(work: Work, state, pixels: dict):
-    "Load the best checkpoint on a fresh base, as what trained may be sharded, and record it."
-    from flowers102_study.vlm.heads import save_head
-    data, vlm = work.inputs["data"], base_of(work)
-    model, tuner, facts = with_head(work, vlm, read_index(data, "train").label.to_numpy())
-    model = best_of(checkpoints(work.checkpoints)[state.best_global_step], model, tuner)
-    found = {s: np.concatenate([log_probs_of(model, vlm, pixels[s][i:i + 64])
-                                for i in range(0, len(pixels[s]), 64)]) for s in ("validation", "test")}
-    write_json(work.folder / "history.json", history_of(state, ("step", "loss", "validation")))
-    record_head(work, found, best_step=state.best_global_step, validation=state.best_metric)
-    save_head(model, facts, work.folder / "model", True, read_report(data)["settings"]["center_crop"])
-
 # %% ../nbs/05_classifier.ipynb #34610c97
 def bases(run: Run) -> dict: # {arm of the head: arm of its base}
     "Name the heads on the language model's layers, each with its base's arm."
@@ -463,14 +346,14 @@ def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
              if k not in ("batch_size", "joint_steps", "joint_learning_rate")}
     require(bool(block["layers"] and block["pooling"] and block["penalties"])
             and min(block["penalties"]) > 0,
-            "classifier.layers, pooling and strengths need values, strengths above 0")
+            "classifier.layers, pooling and penalties need values, penalties above 0")
     require(min(block["layers"]) > 0,
             "classifier.layers are the language model's own, 1 and up: heads on the vision tower's "
             "output are arms of their own")
     require(0 <= block["class_balance"] <= 1,
             "classifier.class_balance goes from 0, all pictures alike, to 1, all classes alike")
     require(min(block["epochs"], run.classifier["batch_size"]) >= 1 and block["mlp_width"] >= 0,
-            "classifier.epochs and batch must be at least 1, hidden at least 0")
+            "classifier.epochs and batch_size must be at least 1, mlp_width at least 0")
     if arm in controls(run): block |= {"layers": [0], "pooling": ["tower"]}
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec,
             "seed": run.settings["seed"]}
@@ -487,8 +370,9 @@ def together_job(run: Run) -> Job | None: # None: the profile leaves it out
               for k in ("lora_rank", "batch_size", "micro_batch_size", "warmup_ratio", "weight_decay",
                       "gradient_checkpointing", "num_evals")}
              | {"train_vision_tower": False, "learning_rate": run.classifier["joint_learning_rate"]})
-    return Job("flowers102_study.classifier:together", run.arm(f"{run.sft['base']}-head.together"),
-               alone.spec | {"sft": block, "steps": run.classifier["joint_steps"]}, alone.inputs)
+    return Job("flowers102_study.joint:train", run.arm(f"{run.sft['base']}-head.together"),
+               alone.spec | {"sft": block, "steps": run.classifier["joint_steps"]}, alone.inputs,
+               stage="classifier")
 
 
 def jobs(run: Run) -> list:

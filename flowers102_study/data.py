@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'cut_from', 'cut_splits', 'phash', 'near_pairs', 'read_one', 'read_all', 'index_of', 'classes_of',
-           'prepare_data', 'write_report', 'class_notes', 'check_cut', 'write_dataset', 'audit', 'hash_pairs',
+           'class_notes', 'check_cut', 'prepare_data', 'write_report', 'write_dataset', 'audit', 'hash_pairs',
            'data_job', 'jobs', 'audit_job', 'expected', 'needs', 'neighbours', 'pair_pictures']
 
 # %% ../nbs/00_data.ipynb #bfcb3e17
@@ -151,6 +151,27 @@ def classes_of(pictures: list, found) -> list: # names
     if found.origin["source"] != "oxford": return sorted(there)
     return [name for name in oxford_names() if name in there]
 
+# %% ../nbs/00_data.ipynb #510d24c4
+def class_notes(pictures: list, cut: dict) -> list:
+    "List classes that are tested without being trained, or the other way round."
+    of = {s: {p.name for p in pictures if cut[p.image_id] == s} for s in ("train", "test")}
+    pairs = (("tested on but not trained on", of["test"] - of["train"]),
+             ("trained on but not tested on", of["train"] - of["test"]))
+    return [f"{len(names)} classes are {what}: {', '.join(sorted(names)[:10])}." for what, names in pairs
+            if names]
+
+
+def check_cut(pictures: list, cut: dict):
+    "Raise SettingsError where there is nothing to learn from, to choose by or to test on."
+    parts = {s: {p.name for p in pictures if cut[p.image_id] == s}
+             for s in ("train", "validation", "test")}
+    few = [s for s, names in parts.items() if not names]
+    if few or len(parts["train"]) < 2:
+        raise SettingsError(f"too few pictures: {', '.join(few) or 'train'} would be "
+                            f"{'empty' if few else 'of one class'}. "
+                            "Give at least two classes, with four pictures of some of them (a dozen of "
+                            "each is a start).")
+
 # %% ../nbs/00_data.ipynb #ba5a0d8a
 def prepare_data(
     work: Work, # seed, data: the profile's block; fills dataset/, pixels/, index.parquet, report.json
@@ -182,27 +203,6 @@ def write_report(folder: Path, index, classes: list, found, left_out, notes: lis
                 "split": block["split"], "counts": counts, "left_out": left_out,
                 "notes": found.notes + notes,
                 "settings": block | {"source": Path(block["source"]).name}})
-
-# %% ../nbs/00_data.ipynb #510d24c4
-def class_notes(pictures: list, cut: dict) -> list:
-    "List classes that are tested without being trained, or the other way round."
-    of = {s: {p.name for p in pictures if cut[p.image_id] == s} for s in ("train", "test")}
-    pairs = (("tested on but not trained on", of["test"] - of["train"]),
-             ("trained on but not tested on", of["train"] - of["test"]))
-    return [f"{len(names)} classes are {what}: {', '.join(sorted(names)[:10])}." for what, names in pairs
-            if names]
-
-
-def check_cut(pictures: list, cut: dict):
-    "Raise SettingsError where there is nothing to learn from, to choose by or to test on."
-    parts = {s: {p.name for p in pictures if cut[p.image_id] == s}
-             for s in ("train", "validation", "test")}
-    few = [s for s, names in parts.items() if not names]
-    if few or len(parts["train"]) < 2:
-        raise SettingsError(f"too few pictures: {', '.join(few) or 'train'} would be "
-                            f"{'empty' if few else 'of one class'}. "
-                            "Give at least two classes, with four pictures of some of them (a dozen of "
-                            "each is a start).")
 
 # %% ../nbs/00_data.ipynb #faf80419
 def write_dataset(folder: Path, index, read: list, classes: list):

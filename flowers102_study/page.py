@@ -114,9 +114,10 @@ def rendered_output(output: dict) -> str:
     markdown = create_markdown(escape=True, plugins=["table"])
     whole = lambda text: "".join(text) # nbformat keeps text in lines
     data = output.get("data", {})
-    if "image/png" in data:
-        content = whole(data["image/png"]).strip()
-        return f'<figure><img alt="figure" src="data:image/png;base64,{content}"></figure>'
+    for kind in ("image/png", "image/jpeg"):
+        if kind not in data: continue
+        content = whole(data[kind]).strip()
+        return f'<figure><img alt="figure" src="data:{kind};base64,{content}"></figure>'
     if "text/markdown" in data:
         content = re.sub(r"<img [^>]*>", "", markdown(whole(data["text/markdown"])))
         return f'<div class="output_area">{content}</div>'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'WORDINGS', 'DISTRACTORS', 'FORMS', 'own_rng', 'balanced', 'closest', 'distractors', 'options_text', 'choice',
-           'claimed', 'open_question', 'ask', 'deny', 'deny_all', 'picture_path', 'message_form', 'messages', 'schemas',
+           'claimed', 'open_question', 'deny', 'deny_all', 'ask', 'picture_path', 'message_form', 'messages', 'schemas',
            'write_lines', 'task_rows', 'task_facts', 'write_prompts', 'class_genus', 'prompts_job', 'jobs', 'needs',
            'read_prompts', 'export_prompts']
 
@@ -106,6 +106,21 @@ def open_question(block: dict) -> str: # of the profile's `prompts` block
     "Word the open question."
     return WORDINGS[block["wording"]]["open"].replace("{thing}", block["thing"])
 
+# %% ../nbs/01_prompts.ipynb #7803e786
+def deny(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
+    "Claim a wrong name, which is to be denied; the control claims the right one."
+    control = claimed(forms, names, label, True)
+    return {"form": "claim", "chance": .5, "control": control} | claimed(forms, names, wrong[0], False)
+
+
+def deny_all(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
+    "Offer wrong names and 'none of these'; in the control the right name stands in for a neighbour."
+    wrong.insert(place, -1) # where "none of these" stands
+    there = [k if k != wrong[place - 1] else label for k in wrong]
+    control = choice(forms, names, there, place - 1 if place else len(wrong) - 1)
+    return ({"form": "options", "chance": 1 / len(wrong), "control": control}
+            | choice(forms, names, wrong, place))
+
 # %% ../nbs/01_prompts.ipynb #587afb19
 def ask(
     task: str, # one of TASKS
@@ -128,21 +143,6 @@ def ask(
     wrong = distractors(nearest, most - 1, block["distractors"], rng)
     options = wrong[:place] + [label] + wrong[place:]
     return {"form": "options", "chance": 1 / most} | choice(forms, names, options, place)
-
-# %% ../nbs/01_prompts.ipynb #7803e786
-def deny(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
-    "Claim a wrong name, which is to be denied; the control claims the right one."
-    control = claimed(forms, names, label, True)
-    return {"form": "claim", "chance": .5, "control": control} | claimed(forms, names, wrong[0], False)
-
-
-def deny_all(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
-    "Offer wrong names and 'none of these'; in the control the right name stands in for a neighbour."
-    wrong.insert(place, -1) # where "none of these" stands
-    there = [k if k != wrong[place - 1] else label for k in wrong]
-    control = choice(forms, names, there, place - 1 if place else len(wrong) - 1)
-    return ({"form": "options", "chance": 1 / len(wrong), "control": control}
-            | choice(forms, names, wrong, place))
 
 # %% ../nbs/01_prompts.ipynb #f0c1d88f
 def picture_path(image: str) -> str:

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['RECORDS', 'SOURCES', 'published_arms', 'executed', 'collect', 'before_and_after', 'alike_by_name', 'circumstances',
-           'accuracy', 'against_network', 'typeset', 'write_paper', 'paper_run', 'publish', 'execute_in_place',
-           'rendered']
+           'accuracy', 'against_network', 'typeset', 'write_paper', 'paper_run', 'publish', 'lighter',
+           'execute_in_place', 'rendered']
 
 # %% ../nbs/publishing.ipynb #29ae3600
+import base64
+import io
 import json
 import re
 import shutil
@@ -201,6 +203,20 @@ def publish(
     write(paper, typeset(root, paper_run(root, run.name)))
     return [figures, records, paper]
 
+# %% ../nbs/publishing.ipynb #1a00832b
+def lighter(png: str) -> tuple: # (MIME type, content): base64
+    "Compress a figure: a chart as a PNG of 256 colours, pictures as JPEG."
+    from PIL import Image
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    def encoded(image, **options):
+        buffer = io.BytesIO()
+        image.save(buffer, **options)
+        return base64.b64encode(buffer.getvalue()).decode()
+    chart = encoded(picture.quantize(256, dither=Image.Dither.NONE), format="PNG", optimize=True)
+    photo = encoded(picture, format="JPEG", quality=90)
+    # a chart has areas of one colour, which JPEG is bad at
+    return ("image/png", chart) if 2 * len(chart) < len(photo) else ("image/jpeg", photo)
+
 # %% ../nbs/publishing.ipynb #f8e476c5
 def execute_in_place(path: Path):
     "Execute a notebook with its default parameters and keep the outputs without papermill's metadata."
@@ -211,7 +227,11 @@ def execute_in_place(path: Path):
         book = nbformat.read(working, as_version=4)
     finally: working.unlink(missing_ok=True)
     book.metadata.pop("papermill", None)
-    for cell in book.cells: cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+    for cell in book.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+        shown = [output.get("data", {}) for output in cell.get("outputs", [])]
+        for data in shown:
+            if "image/png" in data: data.update([lighter(data.pop("image/png"))])
     write(path, nbformat.writes(book) + "\n")
 
 # %% ../nbs/publishing.ipynb #a879d2af

@@ -280,7 +280,7 @@ def example_of(work: Work, vlm, training: TrainingSet) -> dict:
     "Keep one training example as the network got it, with its picture as it will be asked about."
     first, place = training.rows[0], training.shown[0][1]
     plain = read_lessons(work.inputs["data"], work.inputs["prompts"], "train")[1][place]
-    return trace(vlm, plain, first["question"], first["answer"])
+    return trace(vlm, np.array(plain), first["question"], first["answer"])
 
 # %% ../nbs/04_sft.ipynb #b20ef9fa
 def finish_model(work: Work, vlm, state, facts: dict):

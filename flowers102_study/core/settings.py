@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'project_root', 'stages', 'package_folder', 'require',
            'flat', 'fits', 'renamed', 'refuse_keys', 'set_key', 'read_profile', 'Run', 'label_of', 'run_name',
-           'open_run', 'model_folder', 'data_source', 'notebook_run', 'shown']
+           'model_folder', 'data_source', 'open_run', 'notebook_run', 'shown']
 
 # %% ../../nbs/core/settings.ipynb #69abb338
 import copy
@@ -227,28 +227,6 @@ def run_name(
     tail = re.sub(r"[^\w.-]+", "-", Path(data.rstrip("/")).name).strip("-.") if data else ""
     return f"{stem}-{tail}" if tail else stem
 
-# %% ../../nbs/core/settings.ipynb #9c364d81
-def open_run(
-    profile: str = "pocket", # the name of a profile, or a path to a YAML file
-    name: str = "", # of the folder under runs/; "": from the profile and the data
-    data: str = "", # replaces the profile's `data.source`
-    overrides: dict | None = None, # {"resnet.epochs": 2}
-) -> Run: # nothing is created on disk
-    "Return the run that four papermill parameters describe; raise SettingsError if they are not right."
-    # a kernel runs in another folder
-    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve())
-    settings = read_profile(profile, overrides)
-    settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
-    for block, key in [("resnet", "model"), ("sft", "source"),
-                       *(("models", key) for key in settings["models"])]:
-        settings[block][key] = model_folder(settings[block][key])
-    if data: data = source
-    name = name or run_name(profile, data)
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise SettingsError(f"a run's name may hold letters, digits, '.', '_' and '-'; got {name!r}")
-    asked = dict(profile=str(profile), name=name, data=data, overrides=dict(overrides or {}))
-    return Run(str(profile), name, settings, project_root() / "runs" / name, asked)
-
 # %% ../../nbs/core/settings.ipynb #5bf6a271
 def model_folder(
     value, # of a key that may name a model's folder
@@ -277,6 +255,28 @@ def data_source(
     raise SettingsError(f"data: no folder at {folder}"
                         + (f"; did you mean {near[0]!r}?" if near else
                            " (and it is not 'drawn', 'oxford' or 'hub:…')"))
+
+# %% ../../nbs/core/settings.ipynb #9c364d81
+def open_run(
+    profile: str = "pocket", # the name of a profile, or a path to a YAML file
+    name: str = "", # of the folder under runs/; "": from the profile and the data
+    data: str = "", # replaces the profile's `data.source`
+    overrides: dict | None = None, # {"resnet.epochs": 2}
+) -> Run: # nothing is created on disk
+    "Return the run that four papermill parameters describe; raise SettingsError if they are not right."
+    # a kernel runs in another folder
+    if Path(profile).suffix in (".yaml", ".yml"): profile = str(Path(profile).expanduser().resolve())
+    settings = read_profile(profile, overrides)
+    settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
+    for block, key in [("resnet", "model"), ("sft", "source"),
+                       *(("models", key) for key in settings["models"])]:
+        settings[block][key] = model_folder(settings[block][key])
+    if data: data = source
+    name = name or run_name(profile, data)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise SettingsError(f"a run's name may hold letters, digits, '.', '_' and '-'; got {name!r}")
+    asked = dict(profile=str(profile), name=name, data=data, overrides=dict(overrides or {}))
+    return Run(str(profile), name, settings, project_root() / "runs" / name, asked)
 
 # %% ../../nbs/core/settings.ipynb #e19e8aee
 PARAMETERS = ("profile", "name", "data", "overrides")

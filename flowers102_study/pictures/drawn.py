@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'GENERA', 'PATTERNS', 'EPITHETS', 'GROUNDS', 'Species', 'species', 'contrast', 'one_species', 'one_pose',
            'poses', 'column', 'rgb', 'tint', 'paint', 'smooth', 'ground', 'leaf', 'outline', 'pattern', 'petal_tone',
-           'whorl', 'centre', 'bloom', 'draw', 'with_some', 'green_parts', 'further_bloom', 'covering_leaf', 'develop']
+           'whorl', 'centre', 'bloom', 'with_some', 'green_parts', 'further_bloom', 'covering_leaf', 'develop', 'draw']
 
 # %% ../../nbs/pictures/drawn.ipynb #197244ed
 from dataclasses import dataclass
@@ -293,24 +293,6 @@ def bloom(canvas, kind: Species, pose: dict, X, Y, x, y, radius, turn):
         whorl(canvas, kind, pose, X, Y, (x, y, radius), turn + np.pi / kind.petals, scale=.66)
     centre(canvas, kind, pose, r, angle, column(radius))
 
-# %% ../../nbs/pictures/drawn.ipynb #47d2c4aa
-def draw(
-    kind: Species, # one species
-    pose: dict, # of n pictures, from `poses`
-    size: int = 48, # pixels a side
-) -> np.ndarray: # (n, size, size, 3) uint8
-    "Draw pictures of a species."
-    n, axis = len(pose["x"]), (np.arange(size, dtype=np.float32) + .5) * (2 / size) - 1
-    X, Y = np.broadcast_to(axis, (n, size, size)), np.broadcast_to(axis[:, None], (n, size, size))
-    canvas = ground(pose, X, Y)
-    green_parts(canvas, pose, X, Y)
-    for j in (1, 0): # the others of a group stand behind
-        with_some(further_bloom, pose["blooms"] > 1 + j, canvas, kind, pose, X, Y, j)
-    bloom(canvas, kind, pose, X, Y, pose["x"], pose["y"],
-          pose["radius"] * np.where(pose["blooms"] > 1, .8, 1), pose["turn"])
-    with_some(covering_leaf, pose["covered"] > 0, canvas, kind, pose, X, Y, 0)
-    return develop(canvas, pose, X, Y)
-
 # %% ../../nbs/pictures/drawn.ipynb #37d56fce
 def with_some(part, which, canvas, kind, pose, X, Y, j):
     "Paint a part that only the pictures in the mask `which` have."
@@ -366,3 +348,21 @@ def develop(canvas, pose: dict, X, Y) -> np.ndarray: # uint8
     grain = np.sin(X * 1271.3 + Y * 811.7 + column(pose["turn"]) * 97.1) * 43758.545
     canvas += ((grain - np.floor(grain)) - .5)[..., None] * .035
     return (np.clip(canvas, 0, 1) * 255 + .5).astype(np.uint8)
+
+# %% ../../nbs/pictures/drawn.ipynb #47d2c4aa
+def draw(
+    kind: Species, # one species
+    pose: dict, # of n pictures, from `poses`
+    size: int = 48, # pixels a side
+) -> np.ndarray: # (n, size, size, 3) uint8
+    "Draw pictures of a species."
+    n, axis = len(pose["x"]), (np.arange(size, dtype=np.float32) + .5) * (2 / size) - 1
+    X, Y = np.broadcast_to(axis, (n, size, size)), np.broadcast_to(axis[:, None], (n, size, size))
+    canvas = ground(pose, X, Y)
+    green_parts(canvas, pose, X, Y)
+    for j in (1, 0): # the others of a group stand behind
+        with_some(further_bloom, pose["blooms"] > 1 + j, canvas, kind, pose, X, Y, j)
+    bloom(canvas, kind, pose, X, Y, pose["x"], pose["y"],
+          pose["radius"] * np.where(pose["blooms"] > 1, .8, 1), pose["turn"])
+    with_some(covering_leaf, pose["covered"] > 0, canvas, kind, pose, X, Y, 0)
+    return develop(canvas, pose, X, Y)

@@ -40,7 +40,7 @@ def style():
         "axes.spines.top": False, "axes.spines.right": False, "axes.labelsize": 8.5,
         "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 9,
         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-        "figure.dpi": 75, "figure.constrained_layout.use": True,
+        "figure.dpi": 150, "figure.constrained_layout.use": True,
         "svg.hashsalt": "flowers102-study", "svg.fonttype": "path", "image.interpolation": "nearest"})
 
 # %% ../../nbs/scores/figures.ipynb #48959096

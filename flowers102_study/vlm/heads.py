@@ -16,7 +16,8 @@ from transformers import (AutoConfig, AutoModelForImageClassification, AutoModel
                           PreTrainedConfig, PreTrainedModel)
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .models import FAMILIES, POOLINGS, loaded, pooled, inner_outputs, tower_output
+from .features import POOLINGS, inner_outputs, pooled, tower_output
+from .models import FAMILIES, loaded
 from ..core.settings import one_of, require
 from .towers import streamline
 

@@ -87,7 +87,7 @@ def extract(
     work: Work,
 ):
     "Write features of every picture, (n, layers, poolings, width) float32. A job."
-    from flowers102_study.vlm.models import features_and_tower, prompt_facts
+    from flowers102_study.vlm.features import features_and_tower, prompt_facts
     spec, question = work.spec, work.spec["question"]
     vlm = borrow(work.source, str(work.accelerator.device), spec["models"])
     pixels = {s: read_pixels(work.inputs["data"], s) for s in spec["splits"]}

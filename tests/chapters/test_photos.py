@@ -10,7 +10,7 @@ from flowers102_study import baselines, data, prompts, sft
 from flowers102_study.core import dataset
 from flowers102_study.core.jobs import prepare
 from flowers102_study.core.launch import run_jobs
-from flowers102_study.vlm.pocket_models import taught_classes, with_photographs
+from flowers102_study.vlm.pretraining import taught_classes, with_photographs
 from flowers102_study.core.records import sha256
 from flowers102_study.core.settings import SettingsError, open_run
 from flowers102_study.pictures.views import keyed, pasted

@@ -199,3 +199,24 @@ def test_a_link_between_committed_pages_leads_somewhere():
     chapters = sorted((ROOT / "nbs").glob("0*.ipynb"))
     for page, following in zip(chapters, chapters[1:]): # a story: each ends with a pointer to the next
         assert following.name in "".join(json.loads(page.read_text())["cells"][-1]["source"])
+
+
+def test_the_method_that_contributing_shows_leaves_a_record(tmp_path):
+    import numpy as np
+    from flowers102_study.core.dataset import read_index
+    from flowers102_study.core.jobs import Job
+    from flowers102_study.core.settings import Run
+    from flowers102_study.core.work import Work
+    from flowers102_study.data import data_job
+    from flowers102_study.scores.metrics import score_predictions
+    from flowers102_study.tiny import tiny_study
+    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
+    names = {thing.__name__: thing
+             for thing in (read_index, Job, Run, Work, data_job, score_predictions)} | {"np": np}
+    exec(code, names)
+    run, made = tiny_study(tmp_path / "tiny")
+    job, = names["jobs"](run)
+    names["guess"](Work(job.spec, made, job.out))
+    told = json.loads((job.out / "result.json").read_text())
+    assert (told["arm"], told["n"], told["model"]) == ("guess", 12, "a guess")
+    assert told["correct"] == 4 and told["data"] and told["settings"]["data"]["species"] == 3

@@ -260,7 +260,7 @@ def test_the_data_are_pushed_with_all_questions(study, hub):
 
 @pytest.mark.parametrize("what", ["..", "../arms/qwen3-vl-4b", "/"])
 def test_push_empties_no_folder_but_its_own(study, run, what):
-    from flowers102_study.cli import push_command
+    from flowers102_study.commands import push_command
     with pytest.raises(SettingsError, match="unknown arm, or data"):
         push_command(what, to="", name="smoke", dry_run=True, merged=False, public=False, yes=False)
     assert (run.arm("qwen3-vl-4b") / "result.json").exists()

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from flowers102_study.vlm import models, ranking
+from flowers102_study.vlm import features, models, ranking
 from flowers102_study.vlm.pocket_models import ARCHITECTURES
 from flowers102_study.core.settings import SettingsError
 
@@ -35,9 +35,9 @@ def test_a_batch_gives_what_single_pictures_give(vlm):
     assert np.allclose(ranked,
                        np.concatenate([ranking.rank(vlm, PICTURES[i:i + 1], [q], NAMES)
                                        for i, q in enumerate(QUESTIONS)]), atol=1e-4)
-    states = models.features(vlm, PICTURES, QUESTIONS, [0, -1])
+    states = features.features(vlm, PICTURES, QUESTIONS, [0, -1])
     assert np.allclose(states,
-                       np.concatenate([models.features(vlm, PICTURES[i:i + 1], [q], [0, -1])
+                       np.concatenate([features.features(vlm, PICTURES[i:i + 1], [q], [0, -1])
                                        for i, q in enumerate(QUESTIONS)]), atol=1e-4)
     assert len(set(map(tuple, ranked.round(3).tolist()))) == 5 # each picture has its own
 
@@ -87,15 +87,15 @@ def test_a_large_tree_is_walked_in_pieces(vlm, monkeypatch):
 def test_features_are_hidden_states(vlm):
     import torch
     batch = models.inputs(vlm, PICTURES[:1], QUESTIONS[:1])
-    with torch.inference_mode(): states = models.hidden_states(vlm, batch)[-1][0]
+    with torch.inference_mode(): states = features.hidden_states(vlm, batch)[-1][0]
     seen = batch["input_ids"][0] == vlm.image_token
-    found = models.features(vlm, PICTURES[:1], QUESTIONS[:1], [-1])[0, 0]
+    found = features.features(vlm, PICTURES[:1], QUESTIONS[:1], [-1])[0, 0]
     assert (np.allclose(found, torch.stack([states[-1], states[seen].mean(0), states.mean(0)]).numpy(),
                         atol=1e-5) and seen.sum() == vlm.count)
     with pytest.raises(SettingsError, match="layers of hidden states"):
-        models.features(vlm, PICTURES[:1], QUESTIONS[:1], [99])
+        features.features(vlm, PICTURES[:1], QUESTIONS[:1], [99])
     with pytest.raises(SettingsError, match="did you mean 'visual'"):
-        models.features(vlm, PICTURES[:1], QUESTIONS[:1], [0], ["visuals"])
+        features.features(vlm, PICTURES[:1], QUESTIONS[:1], [0], ["visuals"])
 
 
 def test_another_size_is_resized_as_the_processor_would(saved, arm):
