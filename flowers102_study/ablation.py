@@ -119,7 +119,7 @@ def choose(
     require(bool(fitting), f"no head was fitted with {only}")
     best = max(fitting, key=lambda i: preferred(sweep[i]))
     index = {s: read_index(data, s) for s in ("validation", "test")}
-    both, labels = pd.concat(index.values()), np.load(head / "said.npy")[best].astype(int)
+    both, labels = pd.concat(index.values()), np.load(head / "labels.npy")[best].astype(int)
     columns = {"image_id": both.image_id.to_numpy(), "split": both.split.to_numpy(),
                "label": both.label.to_numpy(), "prediction": labels}
     scores = score_predictions(index["test"].label, labels[len(index["validation"]):])
@@ -352,8 +352,8 @@ def findings(rows: list) -> str: # of one table in ablation.json
     parts = []
     for what, some in (("Different", clear), ("No clear difference", rest),
                        ("Right on the very same pictures", same)):
-        said = [f"*{r['label']}*" + ("" if r in same else f" {changed_by(r)}") for r in some]
-        if said: parts.append(f"{what}: {'; '.join(said)}.")
+        lines = [f"*{r['label']}*" + ("" if r in same else f" {changed_by(r)}") for r in some]
+        if lines: parts.append(f"{what}: {'; '.join(lines)}.")
     return " ".join(parts)
 
 # %% ../nbs/06_ablation.ipynb #30040d6e

@@ -81,10 +81,10 @@ def adapter_check(weights: dict) -> Check: # {name: tensor}
     "Check that every adapter has moved: its second factor starts at zero."
     seconds = {name: tensor for name, tensor in weights.items() if "lora_B" in name}
     idle = [name for name, tensor in seconds.items() if not tensor.any()]
-    said = f"{len(seconds)} adapters, all of them trained"
-    if idle: said = f"{len(idle)} of {len(seconds)} adapters are still zero"
-    if not seconds: said = "there is no adapter in this folder"
-    return Check("difference", bool(seconds) and not idle, said)
+    saw = f"{len(seconds)} adapters, all of them trained"
+    if idle: saw = f"{len(idle)} of {len(seconds)} adapters are still zero"
+    if not seconds: saw = "there is no adapter in this folder"
+    return Check("difference", bool(seconds) and not idle, saw)
 
 # %% ../nbs/checking.ipynb #dafbffde
 def difference_check(folder: Path, base: Path, method: str, tower: str, trains: bool) -> Check:
@@ -96,17 +96,17 @@ def difference_check(folder: Path, base: Path, method: str, tower: str, trains: 
     same = {n for n, t in weights.items() if n in before and torch.equal(t, before[n].to(t.dtype))}
     frozen = {n for n in weights if n.startswith(tower) and not trains}
     moved, idle = frozen - same, (weights.keys() - frozen) & same
-    said = (f"{len(weights) - len(same)} tensors differ from the base's, {len(frozen)} that were frozen "
+    saw = (f"{len(weights) - len(same)} tensors differ from the base's, {len(frozen)} that were frozen "
             "do not")
     if idle:
-        said = (f"{len(idle)} tensors that were meant to train are the base's, "
+        saw = (f"{len(idle)} tensors that were meant to train are the base's, "
                 f"{first_of(sorted(idle), 2)}")
     if moved:
-        said = (f"the tower was frozen, and {len(moved)} of its tensors differ from the base's, "
+        saw = (f"the tower was frozen, and {len(moved)} of its tensors differ from the base's, "
                 f"{first_of(sorted(moved), 2)}")
     if idle == weights.keys() - frozen:
-        said = "every weight is the base's: nothing was trained, or an adapter was never merged"
-    return Check("difference", not idle and not moved, said)
+        saw = "every weight is the base's: nothing was trained, or an adapter was never merged"
+    return Check("difference", not idle and not moved, saw)
 
 # %% ../nbs/checking.ipynb #1379a010
 def prompt_check(
@@ -202,7 +202,7 @@ def loaded_checks(vlm, processor: Check) -> list:
     size = sum(p.numel() for p in vlm.net.parameters())
     return [Check("loads", True, f"{size:,} parameters, {vlm.net.config.model_type}"),
             Check("processor", processor.held, "reloads with the study's loader, agrees with the "
-                  f"study's own preparation, {vlm.count} tokens a picture")]
+                  f"study's own preparation, {vlm.count} tokens per picture")]
 
 
 def example_checks(run: Run, vlm, record: dict) -> list: # record: result.json of the training
@@ -221,14 +221,14 @@ def trained_checks(run: Run, folder: Path, made: Job) -> list:
     "Check the files of a model that was fine-tuned here."
     from flowers102_study.vlm.foreign import files_of, tensors_of
     from flowers102_study.vlm.models import FAMILIES
-    told = json.loads((folder / "result.json").read_text())
-    base = files_of(str(made.inputs["model"].out) if told["base"] == "pocket" else told["base"])
+    record = json.loads((folder / "result.json").read_text())
+    base = files_of(str(made.inputs["model"].out) if record["base"] == "pocket" else record["base"])
     family = FAMILIES[json.loads((base / "config.json").read_text())["model_type"]]
-    method = told["settings"]["sft"]["method"]
-    expected = set(tensors_of(base)) if method == "full" else {n for n in told.get("tensors", [])}
+    method = record["settings"]["sft"]["method"]
+    expected = set(tensors_of(base)) if method == "full" else {n for n in record.get("tensors", [])}
     return [files_check(folder), *weight_checks(folder, expected),
             difference_check(folder, base, method, family.tower,
-                             told["settings"]["sft"]["train_vision_tower"])]
+                             record["settings"]["sft"]["train_vision_tower"])]
 
 # %% ../nbs/checking.ipynb #88f15146
 def label_check(labels: list, names: list) -> Check: # of the model, of the data

@@ -232,15 +232,15 @@ class Sweep:
 
     def add(self, entry: dict, weights: tuple, x: dict): # x: {split: features}
         "Add a head; `x` has the features that it was fitted on."
-        said = [applied(weights, x[split]).argmax(1) for split in ("validation", "test")]
-        self.labels.append(np.concatenate(said))
+        labels = [applied(weights, x[split]).argmax(1) for split in ("validation", "test")]
+        self.labels.append(np.concatenate(labels))
         self.entries.append(entry)
         if self.best is None or preferred(entry) > preferred(self.best[0]): self.best = entry, weights
 
     def write(self, folder: Path):
         "Write scores and labels; chapter 06 compares choices by them."
         write_json(folder / "sweep.json", self.entries)
-        np.save(folder / "said.npy", np.stack(self.labels).astype(np.int16))
+        np.save(folder / "labels.npy", np.stack(self.labels).astype(np.int16))
 
 
 def sweep(features, y: dict, block: dict, classes: int, seed: int, say) -> Sweep:
@@ -392,11 +392,11 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if job.target.endswith(":fit"):
         return {"disk": n * 1e3, "host": 1e9 + 2 * features_size(n, 4, width), "gpu": 0}
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}
-    said, pictures = model_facts(source), run.classifier["batch_size"]
+    facts, pictures = model_facts(source), run.classifier["batch_size"]
     working = (answering_size(pictures) if job.target.endswith(":extract")
                else activations_size(pictures, False))
-    return said | {"disk": 2 * stored, "host": processes(run) * 2e9 + stored,
-                   "gpu": weights_size(said["parameters"]) + working}
+    return facts | {"disk": 2 * stored, "host": processes(run) * 2e9 + stored,
+                   "gpu": weights_size(facts["parameters"]) + working}
 
 # %% ../nbs/05_classifier.ipynb #45b2edb3
 def nearest_alike(x, labels) -> dict: # a share with its interval

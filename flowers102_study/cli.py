@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'minutes_before', 'asked_run',
            'print_dry', 'run_command', 'try_stage', 'run_stages', 'refuse_other_pictures', 'own_words',
-           'print_pictures', 'print_plan', 'existing_run', 'told_result', 'group_of', 'results_command', 'opened_run',
+           'print_pictures', 'print_plan', 'existing_run', 'result_line', 'group_of', 'results_command', 'opened_run',
            'main']
 
 # %% ../nbs/cli.ipynb #7ae3b902
@@ -216,7 +216,7 @@ def print_plan(run: Run, chosen: dict, verbose: bool):
     found, all_needs = devices(), Needs()
     where = ", ".join(f"{d['name']} ({size(d['bytes'])})" for d in found) or "no GPU: a CPU"
     print(f"run {run.name}: profile {run.profile}, data {shown_source(run)}\ndevices: {where}; "
-          f"{processes(run)} process(es) a job, {lanes(run)} job(s) side by side\n")
+          f"{processes(run)} process(es) per job, {lanes(run)} job(s) side by side\n")
     for stage, path in chosen.items():
         module = stage_module(stage)
         jobs = module.jobs(run)
@@ -240,7 +240,7 @@ def existing_run(name: str) -> Path:
     return folder / one_of(name, known, "run")
 
 # %% ../nbs/cli.ipynb #cdf26630
-def told_result(r: dict, width: int) -> str:
+def result_line(r: dict, width: int) -> str:
     "Describe an arm's result in a line of the table."
     return f"{r['arm']:{width}}  {percent(r):>22}  {r['correct']}/{r['n']}"
 
@@ -269,7 +269,7 @@ def results_command(
     width, heading = max(len(r["arm"]) for r in shown_ones), ""
     for r in sorted(shown_ones, key=lambda r: (group_of(r) != "", group_of(r), -r["accuracy"])):
         if heading != (heading := group_of(r)): print(f"\n{heading}")
-        print(told_result(r, width))
+        print(result_line(r, width))
     hidden = len(results) - len(shown_ones)
     if hidden: print(f"\n{hidden} variants differ in one setting each: --variants")
 

@@ -76,25 +76,25 @@ def as_picture(
     caption: str,
 ) -> str:
     "Write a figure that carries its picture."
-    there, said = [p for p in (path, path.with_suffix(".png")) if p.exists()], html.escape(caption)
-    if not there: return f"<p>{said}: the figure is gone</p>"
+    there, text = [p for p in (path, path.with_suffix(".png")) if p.exists()], html.escape(caption)
+    if not there: return f"<p>{text}: the figure is gone</p>"
     smallest = min(there, key=lambda p: p.stat().st_size)
     kind = {".svg": "svg+xml", ".png": "png"}[smallest.suffix]
     content = base64.b64encode(smallest.read_bytes()).decode()
-    image = f'<img alt="{said}" src="data:image/{kind};base64,{content}">'
-    return f"<figure>{image}<figcaption>{said}</figcaption></figure>"
+    image = f'<img alt="{text}" src="data:image/{kind};base64,{content}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 # %% ../nbs/page.ipynb #f497209f
 def as_cards(judged: dict) -> str: # of hypotheses.json
     "Write the verdicts."
     found = ""
-    for name, said in judged["hypotheses"].items():
+    for name, claim in judged["hypotheses"].items():
         tests = [f"{r['one']} against {r['two']}: {100 * r['effect']:+.1f} points "
                  f"[{100 * r['interval'][0]:+.1f}, {100 * r['interval'][1]:+.1f}], corrected p "
                  f"{r['holm_p']:.2g}" for r in judged["comparisons"] if r["hypothesis"] == name]
-        kind = said["verdict"].replace(" ", "-")
-        found += (f'<div class="card"><strong>{name}: {html.escape(said["claim"])}</strong>'
-                  f'<span class="verdict {kind}">{said["verdict"]}</span><br>'
+        kind = claim["verdict"].replace(" ", "-")
+        found += (f'<div class="card"><strong>{name}: {html.escape(claim["claim"])}</strong>'
+                  f'<span class="verdict {kind}">{claim["verdict"]}</span><br>'
                   + "<br>".join(f"<small>{html.escape(t)}</small>" for t in tests) + "</div>")
     return f'<div class="cards">{found}</div>'
 
@@ -166,10 +166,10 @@ def title_of(run: Run) -> str:
     "Return the tasks that a run asks."
     report = run.data_folder / "report.json"
     if not report.exists(): return f"Run {run.name}"
-    told = json.loads(report.read_text())
-    count = len(told["classes"])
+    data = json.loads(report.read_text())
+    count = len(data["classes"])
     return (f"How well do multimodal models recognise {count} kinds of flower?"
-            if told["origin"]["source"] in ("drawn", "oxford") else
+            if data["origin"]["source"] in ("drawn", "oxford") else
             f"How well do multimodal models tell {count} classes of {shown_source(run)} apart?")
 
 # %% ../nbs/page.ipynb #e0639d1d
@@ -204,8 +204,8 @@ def captions() -> dict: # {"data_sizes": "Pictures of each class"}
 def picture_of(run: Run, part: str) -> str: # part: a figure's path in the run
     "Write a figure with a caption."
     stem = Path(part).stem
-    said = [captions().get(stem, stem.replace("_", " ")), label_of(run)]
-    return as_picture(run.folder / part, ", ".join(filter(None, said)))
+    words = [captions().get(stem, stem.replace("_", " ")), label_of(run)]
+    return as_picture(run.folder / part, ", ".join(filter(None, words)))
 
 # %% ../nbs/page.ipynb #67df160a
 def head_of(run: Run, stems: list, stale: list, paper: Path | None) -> list: # of HTML
@@ -236,9 +236,9 @@ def verdicts_of(run: Run, stale: list) -> list: # of HTML
 def arms_of(run: Run) -> list: # of HTML
     "Write the table of every arm."
     results = read_results(run.folder)
-    said = "No arm is finished yet."
-    if results: said = f"Test pictures, n = {results[0]['n']:,}; 95 % intervals (Wilson). "
-    return ["<h2>Every arm</h2>", f"<p>{said}</p>", tables(results),
+    text = "No arm is finished yet."
+    if results: text = f"Test pictures, n = {results[0]['n']:,}; 95 % intervals (Wilson). "
+    return ["<h2>Every arm</h2>", f"<p>{text}</p>", tables(results),
             '<p class="soft">A name after a dot is a setting that differs: a layer, a pooling, '
             '.shots4 (four training pictures of a class), .s1 (another seed).</p>']
 
@@ -258,10 +258,10 @@ def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
     "Write what the page shows."
     records = {stem: json.loads((run.notebooks / f"{stem}.json").read_text()) for stem in stems}
     took = times_of(records)
-    said = ("<p>What each stage took the last time that jobs ran in it, "
+    text = ("<p>What each stage took the last time that jobs ran in it, "
             f"{clock(sum(took.values()))} in all; what an earlier run had made already is not "
             "counted.</p>")
-    times = ["<h2>Where the time went</h2>", said + as_times(took) if records else ""]
+    times = ["<h2>Where the time went</h2>", text + as_times(took) if records else ""]
     steps = f"<pre>{html.escape(chr(10).join(next_steps(run)))}</pre>"
     return "\n".join([*head_of(run, stems, stale, paper), *verdicts_of(run, stale), *arms_of(run),
                       *figures_of(run, records), *times, "<h2>Go on</h2>", steps])
@@ -276,13 +276,13 @@ def network_remark(run: Run) -> list: # of no or one sentence: stage 08 may not 
     if not (run.arm("resnet50") / "result.json").exists(): return []
     r = against_network(run)
     low, high = r["interval"]
-    said = (f"{r['one']} {OUTCOME[r['verdict']]} the convolutional network, {r['two']}: "
+    text = (f"{r['one']} {OUTCOME[r['verdict']]} the convolutional network, {r['two']}: "
             f"{100 * r['effect']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}].")
     if several := r["seeds"]:
         low, high = several["interval"]
-        said += (f" Over {several['seeds']} trainings of each: {100 * several['value']:+.1f} "
+        text += (f" Over {several['seeds']} trainings of each: {100 * several['value']:+.1f} "
                  f"points [{100 * low:+.1f}, {100 * high:+.1f}].")
-    return [said]
+    return [text]
 
 
 def group_remark(group: dict) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from .core.notebooks import papermill_run
 from .core.plan import shown_source
 from .ablation import seed_jobs
-from .baselines import arms as asked_arms, told_names
+from .baselines import arms as asked_arms, taught_names
 from .core.keys import closure
 from .core.records import digest, read_predictions, write, write_json
 from .core.settings import Run, label_of, project_root, stages
@@ -106,7 +106,7 @@ def circumstances(
     known = before.label.isin(validated.label[validated.label == validated.prediction])
     groups = before_and_after(before, after, {True: known, False: ~known})
     names = read_report(run.data_folder)["classes"]
-    taught = told_names(run, names)
+    taught = taught_names(run, names)
     met = before.label.map(lambda k: names[k] in taught)
     told = before_and_after(before, after, {True: met, False: ~met}) if taught else []
     keys = ("n", "before", "after")

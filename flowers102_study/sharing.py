@@ -122,8 +122,8 @@ def predict(
     answers = [{}] * len(photos)
     if found["kind"] == "words":
         names = read_report(run.data_folder)["classes"]
-        log_probs, said = in_words(run, found["source"], np.stack(pictures), names)
-        answers = [{"answer": answer} for answer in said]
+        log_probs, texts = in_words(run, found["source"], np.stack(pictures), names)
+        answers = [{"answer": answer} for answer in texts]
     else:
         model, processor = opened_classifier(found["source"])
         log_probs = classified(model, processor, pictures)

@@ -386,10 +386,10 @@ def check_ended(lane, log: Path): # raises RuntimeError
     lane.reader.join(5)
     if lane.exitcode:
         stop([lane], (signal.SIGKILL,)) # what it started, and itself where only its parent has died
-        said = [word[2:] for word in lane.words if word.startswith("✗ ")] or lane.words
-        if not said: said = ["(none: it was killed, most often for want of memory)"]
+        words = [word[2:] for word in lane.words if word.startswith("✗ ")] or lane.words
+        if not words: words = ["(none: it was killed, most often for want of memory)"]
         raise RuntimeError(f"a job of {log.stem} ended with status {lane.exitcode}; its last words "
-                           f"(all of them: {shown(log)}):\n\n" + "".join(said[-40:]))
+                           f"(all of them: {shown(log)}):\n\n" + "".join(words[-40:]))
     undone = [job.name for job in lane.jobs if not job.done()]
     if undone:
         raise RuntimeError(f"{log.stem} ended, and {', '.join(undone)} is not there; see {shown(log)}")

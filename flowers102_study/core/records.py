@@ -79,10 +79,10 @@ def digest(value) -> str: # 64 hexadecimal digits
 def content_sum(path: Path) -> str: # of what two equal runs share
     "Hash a file; a result without its block `measured`, an adapter without its base's folder."
     if path.name not in ("result.json", "adapter_config.json"): return sha256(path)
-    told = json.loads(path.read_text())
-    if path.name == "result.json": return digest({k: v for k, v in told.items() if k != "measured"})
-    base = str(told.get("base_model_name_or_path"))
-    return digest(told
+    content = json.loads(path.read_text())
+    if path.name == "result.json": return digest({k: v for k, v in content.items() if k != "measured"})
+    base = str(content.get("base_model_name_or_path"))
+    return digest(content
                   | {"base_model_name_or_path": Path(base).name if Path(base).is_absolute() else base})
 
 # %% ../../nbs/core/records.ipynb #f652937c
@@ -200,7 +200,7 @@ def write_predictions(
 def read_predictions(
     folder: Path, # of an arm that is done
     split: str = "test", # or "validation"
-): # a DataFrame, one row a picture
+): # a DataFrame, one row per picture
     "Read an arm's predictions on one split."
     import pandas as pd
     frame = pd.read_parquet(opened(folder) / "predictions.parquet")

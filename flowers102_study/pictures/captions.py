@@ -163,4 +163,4 @@ def draw_world(
             parts.append(part)
             if done % 50 == 0: work.progress(done, len(tasks), "species drawn")
     np.save(folder / "pictures.npy", np.concatenate([pictures for pictures, _ in parts]))
-    write(folder / "facts.json", json.dumps([fact for _, told in parts for fact in told]))
+    write(folder / "facts.json", json.dumps([fact for _, facts in parts for fact in facts]))

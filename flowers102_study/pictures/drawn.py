@@ -71,7 +71,7 @@ class Species:
 
 # %% ../../nbs/pictures/drawn.ipynb #7ce43ef9
 def species(
-    count: int = 102, # about five a genus
+    count: int = 102, # about five per genus
     seed: int = 0, # of the looks and names
 ) -> list: # of Species, ordered by genus
     "Invent species: a genus's build, with colours, patterns and proportions of their own."
@@ -126,7 +126,7 @@ def poses(
     kind: Species, # whose pictures they are
     numbers, # iterable of int: which pictures
     seed: int = 0, # of the run
-) -> dict: # {aspect: float32 array with one row a picture}
+) -> dict: # {aspect: float32 array with one row per picture}
     "Draw poses, each from a generator of its own, so that no picture depends on its neighbours."
     rows = [one_pose(np.random.default_rng([seed, *kind.name.encode(), number]), kind.grouped)
             for number in numbers]
@@ -287,7 +287,7 @@ def centre(canvas, kind: Species, pose: dict, r, angle, size):
 
 # %% ../../nbs/pictures/drawn.ipynb #9b97e6cc
 def bloom(canvas, kind: Species, pose: dict, X, Y, x, y, radius, turn):
-    "Paint one flower head a picture."
+    "Paint one flower head per picture."
     r, angle = whorl(canvas, kind, pose, X, Y, (x, y, radius), turn, dim=.92 if kind.double else 1.)
     if kind.double:
         whorl(canvas, kind, pose, X, Y, (x, y, radius), turn + np.pi / kind.petals, scale=.66)

@@ -241,7 +241,7 @@ def folder_pictures(
     if len({p.name for p in pictures}) < 2:
         raise SettingsError(f"{folder} holds pictures of {len({p.name for p in pictures})} classes, and "
                             "two are needed: "
-                            "make one folder a class, or Oxford's layout (jpg/, imagelabels.mat, "
+                            "make one folder per class, or Oxford's layout (jpg/, imagelabels.mat, "
                             "setid.mat)")
     return Collection(pictures, {"source": "folder", "folder": folder.name}, notes=notes)
 

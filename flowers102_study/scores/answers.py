@@ -74,11 +74,11 @@ def read_choice(
         chosen = LETTERS.index(found[1].upper())
         right = chosen < len(options) and (not found[2] or plain(found[2]) == plain(options[chosen]))
         return chosen if right else -1
-    said = plain(answer)
+    given = plain(answer)
     # "iris", "b iris"
     forms = [(plain(option), f"{letter.lower()} {plain(option)}")
              for letter, option in zip(LETTERS, options)]
-    return next((i for i, known in enumerate(forms) if said in known), -1)
+    return next((i for i, known in enumerate(forms) if given in known), -1)
 
 
 def read_claim(answer: str) -> int: # 1: yes, 0: no, -1: neither
@@ -99,7 +99,7 @@ def kind_of(
     thing: str = "flower", # what the pictures show
 ) -> str: # one of KINDS
     "Classify the way in which an answer is right or wrong."
-    said, right = plain(answer), plain(names.names[label])
+    given, right = plain(answer), plain(names.names[label])
     if names.read(answer) == label: return "right"
     if names.read(answer, True) == label: return "variant"
     other = names.read(answer, True)
@@ -107,6 +107,6 @@ def kind_of(
         related = (genus[other] == genus[label] if genus[label]
                    else plain(names.names[other]).split()[-1:] == right.split()[-1:])
         return "relative" if related else "another kind"
-    if said and said in GENERAL | {plain(thing), plain(genus[label])} | set(right.split()[-1:]):
+    if given and given in GENERAL | {plain(thing), plain(genus[label])} | set(right.split()[-1:]):
         return "too general"
-    return "another kind" if said and said in map(plain, genus) else "outside"
+    return "another kind" if given and given in map(plain, genus) else "outside"

@@ -31,7 +31,7 @@ class Arm:
         if key not in PLAIN: return percent(score)
         return f"{score['value']:.2f} [{score['interval'][0]:.2f}, {score['interval'][1]:.2f}]"
 
-    def predictions(self, split: str = "test"): # a DataFrame, one row a picture, with `right`
+    def predictions(self, split: str = "test"): # a DataFrame, one row per picture, with `right`
         "Read what it said of a split's pictures."
         return read_predictions(self.folder, split).assign(right=lambda f: f.label == f.prediction)
 

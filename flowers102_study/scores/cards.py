@@ -92,7 +92,7 @@ def dataset_card(
     tasks: list, # of the prompts that are shared along
     command: str, # that makes it again
 ) -> str: # Markdown
-    "Write a dataset's card, with one subset of pictures and one a task."
+    "Write a dataset's card, with one subset of pictures and one per task."
     side, whole = report["settings"]["image_size"], sum(rows.values())
     apart = ", and validation was cut from train." if report["split"] == "study" else "."
     parts = [f"---\n{subsets(tasks)}---", f"# {data_name(report['origin'])}, as the study uses them",

@@ -72,7 +72,7 @@ def wrapped(text: str, width: int) -> str: # width: characters
 def sheet(
     pictures, # (n, height, width, 3) uint8, or a list of such pictures
     titles=None, # n short texts
-    columns: int = 12, # pictures a row
+    columns: int = 12, # pictures per row
     scale: float = 1., # of the whole figure
     colours=None, # n colours for the titles
 ): # a figure

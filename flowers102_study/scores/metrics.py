@@ -88,7 +88,7 @@ def above_chance(
 
 # %% ../../nbs/scores/metrics.ipynb #6f699993
 def joined(
-    values, # (seeds, n) float: a row a seed, a column a picture
+    values, # (seeds, n) float: a row per seed, a column per picture
     pictures: list, # [low, high]: the mean's interval if only the pictures were drawn
     least: float, # the smallest value there can be; the largest is 1
 ) -> dict: # value, interval, n, seeds, and the deviation between seeds
@@ -106,7 +106,7 @@ def joined(
 
 # %% ../../nbs/scores/metrics.ipynb #b6857f69
 def over_seeds(
-    right, # (seeds, n) bool: a row a seed, a column a picture
+    right, # (seeds, n) bool: a row per seed, a column per picture
 ) -> dict: # value, interval, n, seeds, deviation
     "Score the mean accuracy over seeds."
     from statsmodels.stats.proportion import proportion_confint

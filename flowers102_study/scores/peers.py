@@ -81,16 +81,16 @@ def compare(
 def known_differences(result: dict) -> list: # sentences
     "List in what a record of ours was not made as lmms-eval's wrapper for Qwen3-VL works."
     how, tokens = result["settings"]["models"], result["settings"]["baselines"]["max_new_tokens"]
-    told = []
+    found = []
     if result["side"] % 32 or result["side"] < 64:
-        told.append(f"pictures were seen at {result['side']} pixels here, and lmms-eval enlarges them "
+        found.append(f"pictures were seen at {result['side']} pixels here, and lmms-eval enlarges them "
                     "to a multiple of 32, at least 64: another grid (models.image_size, "
                     "FLOWERS102_SIDE)")
     if how["dtype"] != "bfloat16":
-        told.append(f"numbers were {how['dtype']} here and are bfloat16 there (models.dtype)")
+        found.append(f"numbers were {how['dtype']} here and are bfloat16 there (models.dtype)")
     if how["system_prompt"] != "You are a helpful assistant.":
-        told.append(f"the system message was {how['system_prompt']!r} here and is 'You are a helpful "
+        found.append(f"the system message was {how['system_prompt']!r} here and is 'You are a helpful "
                     "assistant.' there (models.system_prompt)")
     if tokens != 16:
-        told.append(f"answers had at most {tokens} tokens here and 16 there (baselines.max_new_tokens)")
-    return told
+        found.append(f"answers had at most {tokens} tokens here and 16 there (baselines.max_new_tokens)")
+    return found

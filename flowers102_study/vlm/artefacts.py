@@ -66,15 +66,15 @@ def with_adapter(net, checkpoint: Path):
 def with_weights(net, weights: dict):
     "Put whole tensors into a network; refuse what does not fit exactly."
     import torch
-    told = net.load_state_dict({n: t.to(torch.float32) if t.dtype == torch.float64 else t
+    loading = net.load_state_dict({n: t.to(torch.float32) if t.dtype == torch.float64 else t
                                 for n, t in weights.items()}, strict=False)
     # the same tensor under another name
     tied = ({n for n, p in net.named_parameters(remove_duplicate=False)}
             - {n for n, p in net.named_parameters()})
-    absent = set(told.missing_keys) - tied
-    require(not absent and not told.unexpected_keys,
+    absent = set(loading.missing_keys) - tied
+    require(not absent and not loading.unexpected_keys,
             f"these weights are not this network's: {len(absent)} are missing {sorted(absent)[:3]}, "
-            f"{len(told.unexpected_keys)} are unknown {told.unexpected_keys[:3]}")
+            f"{len(loading.unexpected_keys)} are unknown {loading.unexpected_keys[:3]}")
     net.tie_weights()
     return net
 
@@ -94,10 +94,11 @@ def save_network(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(net, "merge_and_unload"):
-        told = net.peft_config["default"]
-        if revision: told.revision = revision
+        config = net.peft_config["default"]
+        if revision: config.revision = revision
         # a set has another order in every process
-        if not isinstance(told.target_modules, str): told.target_modules = sorted(told.target_modules)
+        if not isinstance(config.target_modules, str):
+            config.target_modules = sorted(config.target_modules)
     net.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True) # peft's, empty; the study writes its own card
     save_processor(processor, folder)

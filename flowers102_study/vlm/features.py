@@ -24,7 +24,7 @@ def pooled(
     image_token: int,
     how: str, # one of POOLINGS
 ): # (n, width) float32
-    "Reduce a layer's hidden states to one vector a picture."
+    "Reduce a layer's hidden states to one vector per picture."
     if how == "last": return state[:, -1].float()
     mask = (batch["input_ids"] == image_token if how == "visual" else batch["attention_mask"])[
         ..., None].float()

@@ -30,9 +30,9 @@ def training_state(
     return parameters * (4 + 4 + 4 + 4) / shards
 
 # %% ../../nbs/vlm/memory.ipynb #819f657e
-ACTIVATIONS = {False: 5.5e6, True: 1.1e6} # bytes a token of a 4B model, without and with checkpointing
+ACTIVATIONS = {False: 5.5e6, True: 1.1e6} # bytes per token of a 4B model, without and with checkpointing
 TOKENS = 240 # of a picture at 448 pixels with its question
-ANSWERING = 6e7 # numbers a picture: keys, values and logits of a vocabulary of 150,000
+ANSWERING = 6e7 # numbers per picture: keys, values and logits of a vocabulary of 150,000
 
 
 def activations_size(pictures: int, checkpointing: bool) -> float: # bytes

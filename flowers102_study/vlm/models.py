@@ -49,11 +49,11 @@ def whole(pictures, processor) -> dict: # pixel_values (n, 3, side, side)
 # %% ../../nbs/vlm/models.ipynb #62e022b2
 def chat(processor, question: str, system: str = "", answer: str | None = None) -> str:
     "Write a question about a picture in a model's chat format, ready for its answer, or with it."
-    said = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-    said.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]})
+    turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+    turns.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]})
     if answer is not None:
-        said.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return processor.apply_chat_template(said, add_generation_prompt=answer is None, tokenize=False)
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return processor.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
 
 
 def qwen_tokens(processor, text: str, count: int) -> list:
@@ -75,15 +75,16 @@ def blip_tokens(processor, text: str, count: int) -> list:
 # %% ../../nbs/vlm/models.ipynb #58beb443
 def continuation(vlm, question: str, name: str) -> list:
     "Tokenise a name as the answer to a question, end token included."
-    asked, told = (vlm.family.tokens(vlm.processor, chat(vlm.processor, question, vlm.system, answer),
-                                     vlm.count) for answer in (None, name))
-    require(told[:len(asked)] == asked,
+    text = lambda answer: chat(vlm.processor, question, vlm.system, answer)
+    asked, answered = (vlm.family.tokens(vlm.processor, text(answer), vlm.count)
+                       for answer in (None, name))
+    require(answered[:len(asked)] == asked,
             f"the tokens of {name!r} melt into the prompt's; names cannot be ranked with this chat "
             "template")
-    require(any(token in vlm.ends for token in told[len(asked):]),
+    require(any(token in vlm.ends for token in answered[len(asked):]),
             f"nothing in the chat template ends an answer ({vlm.ends} would); names cannot be ranked "
             "with it")
-    return ended(told[len(asked):], vlm.ends)
+    return ended(answered[len(asked):], vlm.ends)
 
 
 def own_answer(vlm, question: str, name: str) -> list:
@@ -287,7 +288,7 @@ class VLM:
                      for e in (*(ends if isinstance(ends, list) else [ends]),
                                processor.tokenizer.eos_token_id) if e is not None]
         # of names: token trees, and tokens
-        self.ends, self.tries, self.told = list(dict.fromkeys(self.ends)), {}, {}
+        self.ends, self.tries, self.answer_tokens = list(dict.fromkeys(self.ends)), {}, {}
         require(bool(self.ends),
                 "neither generation_config nor tokenizer says which token ends an answer (eos_token_id)")
         if hasattr(processor.image_processor, "do_image_splitting"):

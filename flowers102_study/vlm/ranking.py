@@ -182,10 +182,10 @@ def rank_plainly(
         for i, question in enumerate(questions):
             batch = inputs(vlm, images[i:i + 1], [question])
             for j, tokens in enumerate(name_tokens(vlm, question, names)):
-                told = torch.tensor([tokens], device=vlm.device)
-                if vlm.family.encodes: logits = vlm.net(**batch, labels=told).logits
-                else: logits = vlm.net(**extended(vlm, batch, told)).logits[:, -len(tokens) - 1:-1]
-                found[i, j] = logits.float().log_softmax(2).gather(2, told[..., None]).sum().item()
+                ids = torch.tensor([tokens], device=vlm.device)
+                if vlm.family.encodes: logits = vlm.net(**batch, labels=ids).logits
+                else: logits = vlm.net(**extended(vlm, batch, ids)).logits[:, -len(tokens) - 1:-1]
+                found[i, j] = logits.float().log_softmax(2).gather(2, ids[..., None]).sum().item()
     return found
 
 # %% ../../nbs/vlm/ranking.ipynb #91ef6870

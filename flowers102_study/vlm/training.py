@@ -33,24 +33,24 @@ def taught(
     batch, device = inputs(vlm, images, questions), vlm.device
     padding = vlm.processor.tokenizer.pad_token_id
     for pair in zip(questions, answers): # a class's name comes again and again
-        if pair not in vlm.told: vlm.told[pair] = vlm.family.name_tokens(vlm, *pair)
-    told = [vlm.told[pair] for pair in zip(questions, answers)]
-    if vlm.family.encodes: return batch | answers_of_decoder(vlm, told, padding)
+        if pair not in vlm.answer_tokens: vlm.answer_tokens[pair] = vlm.family.name_tokens(vlm, *pair)
+    answer_ids = [vlm.answer_tokens[pair] for pair in zip(questions, answers)]
+    if vlm.family.encodes: return batch | answers_of_decoder(vlm, answer_ids, padding)
     asked = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
-    ids, mask = padded([a + t for a, t in zip(asked, told)], padding, device)
-    labels, _ = padded([[-100] * len(a) + t for a, t in zip(asked, told)], -100, device)
-    keep = max(map(len, told))
+    ids, mask = padded([a + t for a, t in zip(asked, answer_ids)], padding, device)
+    labels, _ = padded([[-100] * len(a) + t for a, t in zip(asked, answer_ids)], -100, device)
+    keep = max(map(len, answer_ids))
     batch |= {"input_ids": ids, "attention_mask": mask, "labels": labels[:, -keep:],
               "logits_to_keep": keep + 1, "use_cache": False}
     if vlm.family.typed: batch["mm_token_type_ids"] = (ids == vlm.image_token).int()
     return batch
 
 # %% ../../nbs/vlm/training.ipynb #75c642b4
-def answers_of_decoder(vlm: VLM, told: list, padding: int) -> dict: # told: tokens of each answer
+def answers_of_decoder(vlm: VLM, answers: list, padding: int) -> dict: # answers: tokens of each answer
     "Prepare answers for an encoder-decoder: its decoder gets them shifted by one."
-    labels, _ = padded(told, -100, vlm.device, left=False)
+    labels, _ = padded(answers, -100, vlm.device, left=False)
     start = vlm.net.config.get_text_config().decoder_start_token_id
-    shifted, _ = padded([[start] + tokens[:-1] for tokens in told], padding, vlm.device, left=False)
+    shifted, _ = padded([[start] + tokens[:-1] for tokens in answers], padding, vlm.device, left=False)
     return {"decoder_input_ids": shifted, "labels": labels}
 
 # %% ../../nbs/vlm/training.ipynb #53681fbb
@@ -366,5 +366,5 @@ def history_of(
     keys: tuple = ("step", "loss", "learning_rate", "validation"),
 ) -> list: # of dicts
     "Return a training's losses and validations, step by step."
-    told = [entry for entry in state.log_history if {"loss", "validation"} & entry.keys()]
-    return [{key: entry[key] for key in keys if key in entry} for entry in told]
+    entries = [entry for entry in state.log_history if {"loss", "validation"} & entry.keys()]
+    return [{key: entry[key] for key in keys if key in entry} for entry in entries]

@@ -52,7 +52,7 @@ def test_a_base_meets_training_pictures_of_its_own_classes_alone(whole):
     names, classes = dataset.read_report(whole.data_folder)["classes"], taught_classes(8, 42)
     assert {f["name"] for f in told if f["known"]} == {names[k] for k in classes} and len(classes) == 2
     assert all(f["name"] == "genus" for f in told if "colour" in f) and len(pictures) == len(told) == 20
-    assert baselines.told_names(whole, names) == {names[k] for k in classes}
+    assert baselines.taught_names(whole, names) == {names[k] for k in classes}
 
 
 def test_models_look_at_the_middle_and_trainings_crop_from_the_whole(whole):

@@ -54,7 +54,7 @@ def refusal(study, classes: int, each: int) -> str:
 
 
 def test_one_class_is_refused(study):
-    assert ("holds pictures of 1 classes, and two are needed: make one folder a class"
+    assert ("holds pictures of 1 classes, and two are needed: make one folder per class"
             in refusal(study, 1, 9))
 
 
