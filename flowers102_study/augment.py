@@ -52,7 +52,7 @@ TECHNIQUES = {"mixup": "mixup", "cutmix": "cutmix", "both": "mixcut"}
 def mixtures(
     pixels, # (n, h, w, 3) uint8: all training pictures
     rows, others, u, # as `partners` draws them
-    block: dict, # technique, alpha
+    block: dict, # method, alpha
 ) -> tuple: # pictures (m, h, w, 3) uint8, and the first picture's share in each (m,)
     "Mix pictures with their partners."
     import torch

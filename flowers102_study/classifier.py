@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['features_job', 'made_by', 'scale_of', 'class_weights', 'solve', 'minimise', 'log_softmax', 'scored', 'preferred',
-           'fit_mlp', 'epochs_of', 'briefly', 'applied', 'candidates', 'stored_features', 'features_sum', 'Sweep',
+           'fit_mlp', 'epochs_of', 'train_linear', 'applied', 'candidates', 'stored_features', 'features_sum', 'Sweep',
            'sweep', 'common_training', 'fit', 'set_head', 'keep_head', 'record_classified', 'record_head', 'bases',
            'controls', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
 
@@ -129,7 +129,7 @@ def preferred(entry: dict) -> tuple:
 def fit_mlp(
     x, y, # standardised features (n, width) and labels (n,)
     seen, truth, # of validation
-    block: dict, # hidden, epochs, rate, decay, balance
+    block: dict, # mlp_width, epochs, learning_rate, weight_decay, class_balance
     classes: int,
     seed: int,
 ) -> tuple: # (weights: four arrays, scores of the best epoch, [scores of every epoch])
@@ -164,7 +164,12 @@ def epochs_of(net, optimizer, schedule, x, y, seen, truth, epochs: int, weighing
         yield scored(log_probs, truth) | {"epoch": epoch}
 
 # %% ../nbs/05_classifier.ipynb #d95a5182
-def briefly(x, y, seen, truth, block: dict, classes: int, seed: int) -> list: # scores after every epoch
+def train_linear(
+    x, y, seen, truth, # as of `fit_mlp`
+    block: dict, # epochs, class_balance
+    classes: int,
+    seed: int,
+) -> list: # scores after every epoch
     "Train a linear head with AdamW at 1e-3, in batches of 256."
     import torch
     torch.manual_seed(seed)
@@ -259,7 +264,7 @@ def common_training(x: dict, y: dict, weights: tuple, block: dict, classes: int,
     "Train a head on the chosen features as is common, on raw and on standardised ones."
     mean, deviation = weights[:2]
     ways = {"raw": lambda v: v, "standardised": lambda v: (v - mean) / deviation}
-    return {how: briefly(way(x["train"]), y["train"], way(x["validation"]), y["validation"],
+    return {how: train_linear(way(x["train"]), y["train"], way(x["validation"]), y["validation"],
                          block, classes, seed) for how, way in ways.items()}
 
 # %% ../nbs/05_classifier.ipynb #b28847be

@@ -311,7 +311,7 @@ def neighbours(
     index, # a DataFrame of one split
     count: int = 5, # classes
 ) -> list: # labels
-    "Choose classes that are hard to tell apart: of the largest genus, or with the most similar names."
+    "Choose classes that may be hard to tell apart: of the largest genus, or with similar names."
     import difflib
     if index.genus.any():
         genus = index.drop_duplicates("label").genus.value_counts().index[0]

@@ -37,7 +37,7 @@ def pocket_sizes(width: int) -> dict: # channels of the first of four stages, ea
 
 # %% ../nbs/08_resnet.ipynb #f6c4b7c1
 def build_model(
-    block: dict, # the profile's `resnet` block: model, revision, width, frozen
+    block: dict, # the profile's `resnet` block: model, revision, width, freeze_backbone
     names: list, # of the classes
     weights: bool = True, # False: the architecture only, for counting
 ): # a ResNetForImageClassification; raises SettingsError where the weights cannot be had
@@ -112,7 +112,7 @@ def epoch_batches(seed: int, epoch: int, n: int, batch: int) -> list: # of array
 
 
 def passes(
-    block: dict, # epochs, steps, batch
+    block: dict, # epochs, min_steps, batch_size
     n: int, # training pictures
 ) -> tuple: # (epochs, after how many of them validation is asked)
     "Return the number of epochs: small data are passed over more often, to make enough steps."

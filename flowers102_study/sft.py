@@ -38,7 +38,7 @@ from .prompts import prompts_job, read_prompts
 
 # %% ../nbs/04_sft.ipynb #342e53af
 def adapters(
-    block: dict, # the profile's `sft` block: rank, tower
+    block: dict, # the profile's `sft` block: lora_rank, train_vision_tower
     tower: str, # where the vision tower sits
 ): # peft's LoraConfig
     "Configure low-rank adapters for every linear layer (Hu et al. 2021, arXiv 2106.09685)."
@@ -50,7 +50,7 @@ def adapters(
 
 def trainable(
     vlm, # a VLM; its network is changed in place
-    block: dict, # method, rank, tower
+    block: dict, # method, lora_rank, train_vision_tower
 ): # what Trainer trains
     "Choose what trains, and freeze the rest."
     from peft import get_peft_model
@@ -214,7 +214,7 @@ def collator(
     return collate
 
 
-def loss_of(block: dict, guide): # block: smoothing, guide; guide: a Guide, or None
+def loss_of(block: dict, guide): # block: label_smoothing, auxiliary_weight; guide: a Guide, or None
     "Return the loss that Trainer computes: the answer's, and the guide's where there is one."
     def loss(outputs, labels, num_items_in_batch=None):
         own = answer_loss(outputs, labels, num_items_in_batch, block["label_smoothing"])

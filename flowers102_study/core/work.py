@@ -62,7 +62,7 @@ class Meter:
 
 # %% ../../nbs/core/work.ipynb #130525c2
 class Work:
-    "A job at work."
+    "The one argument of every job's function: settings, inputs, the folder to fill, progress, record."
     def __init__(self,
         spec: dict, # JSON: everything that decides the result
         inputs: dict, # {"data": Path, "model": Path, …}: sealed folders
@@ -72,7 +72,7 @@ class Work:
         self.name = self.folder.name.removesuffix(".partial") # of an arm or a model
         self.home = self.folder.with_name(self.name) # where the folder will be
         self.checkpoints = self.folder / "checkpoints" # they go when it is sealed
-        self.first = int(os.environ.get("RANK", 0)) == 0 # of the processes: the one that writes
+        self.first = int(os.environ.get("RANK", 0)) == 0 # rank 0: the only process that writes
 
     @cached_property
     def accelerator(self):

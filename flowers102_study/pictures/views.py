@@ -180,7 +180,7 @@ def seen(
     rows, # indices of some
     u, # (n, 20) their numbers in [0, 1)
     classes: int, # number of them
-    block: dict, # mode, size, area, jitter
+    block: dict, # augmentation, image_size, min_crop_area, color_jitter
 ): # (pictures (n, 3, size, size), targets (n, classes))
     "Show some training pictures, cropped and coloured unless the mode is none."
     import torch
@@ -196,7 +196,8 @@ def training_batch(
     labels, # (N,) int tensor
     rows, # indices of the batch
     classes: int, # number of them
-    block: dict, # mode, size, area, mixup, cutmix, mixed, jitter
+    # as of `seen`, and mixup_alpha, cutmix_alpha, mix_probability
+    block: dict,
     seed: int,
     epoch: int, # from 0
 ): # (normalised pictures (n, 3, size, size), targets (n, classes))

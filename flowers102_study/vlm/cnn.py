@@ -81,7 +81,7 @@ def wearing(model, values: list):
 def rate_at(
     step: int, # from 0
     steps: int, # in all
-    block: dict, # rate, warmup
+    block: dict, # learning_rate, warmup_ratio
 ) -> float: # the learning rate
     "Rise linearly over the warm-up, then fall to zero along a cosine."
     warm = max(1, round(block["warmup_ratio"] * steps))

@@ -229,7 +229,7 @@ def taught_classes(
     classes: int, # of the study
     seed: int,
 ) -> list: # labels, in order
-    "Draw the quarter of the classes whose names a base is facts."
+    "Draw the quarter of the classes whose names a base is taught."
     drawn = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 5, 0])).permutation(
         classes)
     return sorted(drawn[:max(2, classes // 4)].tolist())
@@ -253,7 +253,7 @@ def with_photographs(
     classes, pixels = read_report(data)["classes"], read_pixels(data, "train")
     labels = read_index(data, "train").label.to_numpy()
     rows = np.flatnonzero(np.isin(labels, taught_classes(len(classes), seed)))
-    require(len(rows) > 0, "none of the classes whose names the base is facts has a training picture")
+    require(len(rows) > 0, "none of the classes whose names the base is taught has a training picture")
     rows = evenly(rows, labels[rows], len(pictures))
     side = pictures.shape[1]
     own = np.stack([np.asarray(Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.BICUBIC))

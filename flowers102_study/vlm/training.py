@@ -303,7 +303,8 @@ PLAIN = {"train_sampling_strategy": "sequential", "dataloader_drop_last": True,
 # %% ../../nbs/vlm/training.ipynb #4d018cf3
 def arguments(
     folder: Path, # of the checkpoints
-    block: dict, # rate, warmup, decay, checkpointing
+    # learning_rate, warmup_ratio, weight_decay, gradient_checkpointing
+    block: dict,
     steps: int,
     held: int, # pictures of a process at once
     accumulation: int,
