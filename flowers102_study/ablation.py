@@ -112,7 +112,6 @@ def choose(
     "Record the head that validation prefers among those with one choice. A job."
     import pandas as pd
     if not work.first: return
-    work.meter # starts it
     data, head, only = work.inputs["data"], work.inputs["head"], work.spec["only"]
     sweep = json.loads((head / "sweep.json").read_text())
     fitting = [i for i, entry in enumerate(sweep) if all(entry[k] == v for k, v in only.items())]
@@ -144,7 +143,7 @@ def refit(
 ):
     "Fit a head on some pictures of each class, or with another seed, where the first head sat. A job."
     if not work.first: return
-    work.meter # starts it
+    work.meter # of a GPU it measures from here
     data, spec = work.inputs["data"], work.spec
     chosen = read_result(work.inputs["head"])["chosen"]
     place = {k: chosen[k] for k in ("layer", "pooling")}

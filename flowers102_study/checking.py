@@ -374,6 +374,7 @@ def classify(
 ):
     "Let a published classifier predict, and record it. A job."
     data, spec = work.inputs["data"], work.spec
+    work.accelerator # joins the processes before a model goes to its GPU
     pixels = {s: read_pixels(data, s) for s in ("validation", "test")}
     predict, order, facts = published_classifier(spec["model"], spec["kind"],
                                                  read_report(data)["classes"])

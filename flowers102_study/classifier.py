@@ -275,7 +275,7 @@ def fit(
 ):
     "Fit heads on a model's features, choose one on validation, and record it. A job."
     if not work.first: return
-    work.meter # starts it
+    work.meter # of a GPU it measures from here
     data, block, seed = work.inputs["data"], work.spec["classifier"], work.spec["seed"]
     names = read_report(data)["classes"]
     y = {s: read_index(data, s).label.to_numpy() for s in ("train", "validation", "test")}

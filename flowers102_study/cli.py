@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'minutes_before', 'asked_run',
            'print_dry', 'run_command', 'try_stage', 'run_stages', 'refuse_other_pictures', 'own_words',
-           'print_pictures', 'print_plan', 'existing_run', 'result_line', 'group_of', 'results_command', 'opened_run',
-           'main']
+           'print_pictures', 'print_plan', 'existing_run', 'result_line', 'group_of', 'results_command', 'opened_run']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
 import shlex
-import sys
 import threading
 import time
 from pathlib import Path
@@ -281,12 +279,3 @@ def opened_run(name: str) -> Run:
         raise SettingsError(f"run {name!r} was not made by flowers102-study run")
     asked = json.loads((folder / "run.json").read_text())
     return open_run(**{k: asked[k] for k in ("profile", "name", "data", "overrides")})
-
-# %% ../nbs/cli.ipynb #62949852
-def main():
-    "Run the command line."
-    from flowers102_study import commands # noqa: F401 (they join the app)
-    try: app(standalone_mode=True)
-    except SettingsError as error:
-        print(f"flowers102-study: {error}", file=sys.stderr)
-        raise SystemExit(2)

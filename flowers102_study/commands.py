@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MERGED', 'SEEN_BY', 'prompts_command', 'compare_command', 'record_at', 'difference_text', 'versus_command',
            'predict_command', 'diagnose_command', 'evaluate_command', 'export_command', 'pushable', 'push_command',
-           'publish_command', 'notebooks_command', 'readme_command']
+           'publish_command', 'notebooks_command', 'readme_command', 'main']
 
 # %% ../nbs/commands.ipynb #9e5ab260
 import json
@@ -260,3 +260,11 @@ def readme_command():
     from flowers102_study.publishing import rendered
     write(project_root() / "README.md",
           rendered(json.loads((project_root() / "nbs" / "index.ipynb").read_text())))
+
+# %% ../nbs/commands.ipynb #62949852
+def main():
+    "Run the command line."
+    try: app(standalone_mode=True)
+    except SettingsError as error:
+        print(f"flowers102-study: {error}", file=sys.stderr)
+        raise SystemExit(2)

@@ -161,7 +161,6 @@ def fit(
     block, accelerator = work.spec["resnet"], work.accelerator
     average, best = ([t.detach().clone() for t in tensors(model)] for _ in range(2))
     state = load_state(work, model, optimizer, average, best) or dict(START)
-    work.meter # starts it
     curves, (epochs, every) = Curves(work.folder), passes(block, len(parts["train"][0]))
     for epoch in range(state["epoch"], epochs):
         loss = train_on_views(work, model, optimizer, average, parts["train"], classes, epoch, epochs)
@@ -172,6 +171,7 @@ def fit(
             best = [t.clone() for t in average]
         state |= {"epoch": epoch + 1, "history": [*state["history"], entry]}
         save_state(work, model, optimizer, average, best, state)
+        if work.first: work.keep_measured()
         if work.first: say_epoch(work, entry, epochs, len(parts["train"][0]), curves)
     curves.end()
     return state["history"], best
@@ -194,10 +194,10 @@ def validated(accelerator, model, part: tuple, block: dict) -> dict: # validatio
 
 # %% ../nbs/08_resnet.ipynb #69ebafb5
 def say_epoch(work: Work, entry: dict, epochs: int, pictures: int, curves):
-    "Show how far a training is, and add to its curves; `pictures` is how many an epoch has."
-    work.keep_measured()
-    done, accuracy = entry["epoch"], entry["validation"]
-    pace = done * pictures / max(.1, work.measured()["seconds"])
+    "Show how far a training is, and add to its curves; `pictures` is how many there are."
+    done, accuracy, batch = entry["epoch"], entry["validation"], work.spec["resnet"]["batch_size"]
+    whole_batches = max(1, pictures // batch) * min(batch, pictures) # the rest waits for another epoch
+    pace = done * whole_batches / max(.1, work.measured()["seconds"])
     note = f"loss {entry['loss']:.2f}  validation {100 * accuracy:.1f} %  {pace:.0f} pictures/s"
     work.progress(done, epochs, note)
     curves.log(done, **{key: entry[key] for key in ("loss", "validation", "validation_loss")})

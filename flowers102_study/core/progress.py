@@ -25,9 +25,9 @@ def progress(
 def title_of(
     folder: Path, # of a job, perhaps unfinished
 ) -> str:
-    "Name a job for its readers: a model and the arm that it answers as have folders of one name."
-    name = folder.name.removesuffix(".partial")
-    return f"{name}, the model" if folder.parent.name == "models" else name
+    "Name a job for its readers: what an arm is made from has a folder of the arm's name."
+    kinds = {"models": ", the model", "bases": ", the base", "features": ", features"}
+    return folder.name.removesuffix(".partial") + kinds.get(folder.parent.name, "")
 
 
 def bar(done: int, total: int, width: int = 16) -> str:

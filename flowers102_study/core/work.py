@@ -22,9 +22,10 @@ class Meter:
     "Measures what a job uses; goes on from an earlier reading when a killed job is resumed."
     def __init__(self,
         device, # a torch.device
-        before: dict | None = None, # the last reading of the job's earlier life
+        before: dict | None = None, # the last reading of an attempt that was killed
+        start: float = 0., # by the clock; 0: now
     ):
-        self.device, self.before, self.start = device, before or {}, time.time()
+        self.device, self.before, self.start = device, before or {}, start or time.time()
         if device.type == "cuda":
             import torch
             torch.cuda.reset_peak_memory_stats(device)
@@ -73,18 +74,21 @@ class Work:
         self.home = self.folder.with_name(self.name) # where the folder will be
         self.checkpoints = self.folder / "checkpoints" # they go when it is sealed
         self.first = int(os.environ.get("RANK", 0)) == 0 # rank 0: the only process that writes
+        self.begun = time.time() # what is measured counts from here, loading included
 
     @cached_property
     def accelerator(self):
-        "Join the job's processes."
-        return join_processes()
+        "Join the job's processes, and start to measure their GPUs."
+        joined = join_processes()
+        self.meter
+        return joined
 
     @cached_property
     def meter(self) -> Meter:
-        "Start to measure, or go on from an earlier, killed life."
+        "Measure from the job's beginning, or go on from an attempt that was killed."
         import torch
         gpu = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
-        return Meter(gpu or torch.device("cpu"), self.measured())
+        return Meter(gpu or torch.device("cpu"), self.measured(), self.begun)
 
     def measured(self) -> dict: # empty at first
         "Read what was measured up to the last checkpoint."
@@ -92,7 +96,7 @@ class Work:
         return json.loads(kept.read_text()) if kept.exists() else {}
 
     def keep_measured(self):
-        "Keep the meter's reading for a next life."
+        "Keep the meter's reading for the next attempt."
         write_json(self.checkpoints / "measured.json", self.meter.read())
 
     def progress(self, done: int, total: int, note: str = ""):
@@ -125,6 +129,7 @@ class Work:
         scores: dict, # {name: {"value", "interval", "n"}}, as `scores.metrics` makes them
         **facts, # what else belongs to the provenance, or stands for a part of it
     ):
-        "Write predictions and result of an arm."
+        "Write predictions and result of an arm; on rank 0 only."
+        if not self.first: return
         write_predictions(self.folder, columns)
         write_result(self.folder, scores, self.provenance() | facts, self.meter.read())

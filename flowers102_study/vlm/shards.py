@@ -53,7 +53,6 @@ def spread(
     world, rank = work.accelerator.num_processes, work.accelerator.process_index
     parts, count = work.checkpoints, -(-n // batch)
     parts.mkdir(parents=True, exist_ok=True)
-    work.meter # starts it
     for k in range(rank, count, world):
         if not (parts / f"{k:06d}.npz").exists():
             write_part(parts, k, find(np.arange(k * batch, min(n, (k + 1) * batch))))

@@ -229,7 +229,6 @@ def keeper(
     class Keeper(TrainerCallback):
         def on_train_begin(self, args, state, control, **rest):
             self.curves = Curves(work.folder)
-            work.meter # starts it
 
         def on_train_end(self, args, state, control, **rest): self.curves.end()
 

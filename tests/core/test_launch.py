@@ -123,3 +123,17 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
         with pytest.raises(RuntimeError, match="ended with status"):
             launch.check_ended(lane, run.logs / "lane.log")
     while works(lane.pid): time.sleep(.05)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "pocket", "photos", "paper"])
+def test_jobs_have_titles_of_their_own_and_depend_on_what_they_are_given(study, monkeypatch, profile):
+    from flowers102_study.core.keys import reached
+    from flowers102_study.core.notebooks import stage_module
+    from flowers102_study.core.settings import stages
+    monkeypatch.chdir(study)
+    run = open_run(profile, overrides={"data.source": "drawn"})
+    for stage in stages():
+        jobs = stage_module(stage).jobs(run)
+        assert len({job.title for job in jobs}) == len(jobs), stage
+        for target in {job.target for job in jobs}:
+            assert "flowers102_study.core.work:Work" in reached(target), target

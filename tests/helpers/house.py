@@ -42,8 +42,9 @@ def package_imports(source: str, module: str) -> set: # "core.records", …
     found, base = set(), ["flowers102_study", *module.split(".")]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
-            found.add(".".join([*(base[:-node.level] if node.level else []),
-                                *filter(None, [node.module])]))
+            source = ".".join([*(base[:-node.level] if node.level else []),
+                               *filter(None, [node.module])])
+            found |= ({f"{source}.{a.name}" for a in node.names} if source == base[0] else {source})
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
     return {m.removeprefix("flowers102_study.") for m in found if m.startswith("flowers102_study.")}
 

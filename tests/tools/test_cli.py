@@ -75,7 +75,7 @@ def test_refuses_and_names_the_nearest(study, words, told):
 
 
 def test_refusing_imports_nothing_heavy():
-    code = ("import sys, flowers102_study.cli, flowers102_study.data, flowers102_study.prompts, "
+    code = ("import sys, flowers102_study.commands, flowers102_study.data, flowers102_study.prompts, "
             "flowers102_study.baselines, flowers102_study.ablation, flowers102_study.hypotheses, "
             f"flowers102_study.resnet; print([m for m in {HEAVY} if m in sys.modules])")
     assert (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,

@@ -22,6 +22,6 @@ def test_installed_alone(tmp_path):
     assert str(tmp_path / "site") in told.stdout and "448" in told.stdout, told.stderr
     assert (tmp_path / "site/flowers102_study/lmms_eval/utils.py").exists()
     assert len((tmp_path / "site/flowers102_study/flowers102.txt").read_text().splitlines()) > 102
-    refused = ask("import sys; sys.argv = ['flowers102-study', 'run']; from flowers102_study.cli import "
-                  "main; main()")
+    refused = ask("import sys; sys.argv = ['flowers102-study', 'run']; "
+                  "from flowers102_study.commands import main; main()")
     assert refused.returncode == 2 and "no notebooks here" in refused.stderr

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import yaml
-from conftest import ROOT, call, copy_of_study
+from conftest import ROOT, at_work, call, copy_of_study
 
 
 class Links(HTMLParser): # whatever a browser would load, and where a link leads
@@ -216,7 +216,7 @@ def test_the_method_that_contributing_shows_leaves_a_record(tmp_path):
     exec(code, names)
     run, made = tiny_study(tmp_path / "tiny")
     job, = names["jobs"](run)
-    names["guess"](Work(job.spec, made, job.out))
+    names["guess"](at_work(job))
     told = json.loads((job.out / "result.json").read_text())
     assert (told["arm"], told["n"], told["model"]) == ("guess", 12, "a guess")
     assert told["correct"] == 4 and told["data"] and told["settings"]["data"]["species"] == 3
