@@ -110,7 +110,7 @@ def train_with_adapters(work: Work, model, vlm, pixels: dict, y: dict): # Traine
     import torch
     block, steps, seed = work.spec["sft"], work.spec["steps"], work.spec["seed"]
     accelerator, parts = work.accelerator, work.checkpoints
-    truth = torch.as_tensor(y["train"], device=vlm.device)
+    truth = torch.tensor(y["train"], device=vlm.device)
     batch, held, accumulation = share_out(block["batch_size"], block["micro_batch_size"], len(truth),
                                           accelerator.num_processes)
     collate = lambda rows: {"pixel_values": vlm.normalised(pixels["train"][rows]), "labels": truth[rows]}
