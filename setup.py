@@ -18,7 +18,7 @@ setuptools.setup(
     url=cfg["git_url"],
     packages=setuptools.find_packages(include=["flowers102_study*"]),
     package_data={"flowers102_study": ["profiles/*.yaml", "accelerate/*.yaml", "flowers102.txt",
-                                       "page.css", "renamed.yaml", "captions.yaml",
+                                       "taxonomy.txt", "page.css", "renamed.yaml", "captions.yaml",
                                        "lmms_eval/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -45,8 +45,8 @@ def prompts_command(
         print(file)
     if task in ("all", "open-qa-mixed") and mixed.done():
         print(*export_mixed(mixed.out, Path(out).expanduser()), sep="\n")
-    print(f"written to {out}, with the pictures that they name in {out}/images; transformers/ and "
-          "lmms-engine/ hold training messages")
+    print(f"written to {out}, with the pictures that they name in {out}/images; transformers/, "
+          "lmms-engine/, sharegpt/ (LLaMA-Factory) and ms-swift/ hold training messages")
 
 # %% ../nbs/commands.ipynb #b119c62d
 @app.command("compare")

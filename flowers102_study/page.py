@@ -229,8 +229,9 @@ def verdicts_of(run: Run, stale: list) -> list: # of HTML
     if not path.exists() or stale or not asks_openly(run):
         way = f"<code>{html.escape(run.command())}</code>"
         return ["<h2>Verdicts</h2>", f"<p>Not judged yet with these settings: {way}</p>"]
-    return ["<h2>Verdicts</h2>", as_cards(json.loads(path.read_text())),
-            *(f"<p>{html.escape(remark)}</p>" for remark in remarks(run))]
+    judged = json.loads(path.read_text())
+    said = judged["remarks"] + remarks(run)
+    return ["<h2>Verdicts</h2>", as_cards(judged), *(f"<p>{html.escape(text)}</p>" for text in said)]
 
 
 def arms_of(run: Run) -> list: # of HTML

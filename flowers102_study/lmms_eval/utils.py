@@ -51,5 +51,7 @@ def doc_to_target(doc) -> str:
 
 
 def process_results(doc, results) -> dict: # {metric: score}
-    exact, synonym = names().read(results[0]), names().read(results[0], True)
-    return {"exact": float(exact == doc["label"]), "synonym": float(synonym == doc["label"])}
+    known, answer = names(), results[0]
+    read = {"exact": known.read(answer), "synonym": known.read(answer, True),
+            "named": known.read_named(answer)}
+    return {metric: float(number == doc["label"]) for metric, number in read.items()}

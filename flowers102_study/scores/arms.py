@@ -15,7 +15,8 @@ from ..core.settings import Run, label_of
 
 # %% ../../nbs/scores/arms.ipynb #c6772f5d
 # how scores are headed in tables; the others by their own name
-TITLES = {"top5": "top 5", "no_class": "names no class", "ece": "ECE"}
+TITLES = {"top5": "top 5", "no_class": "names no class", "ece": "ECE",
+          "ranked_mean": "mean over tokens", "ranked_prior": "without a prior"}
 PLAIN = ("ece", "brier") # what is no share of pictures
 
 

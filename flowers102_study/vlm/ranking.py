@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'Trie', 'build_trie', 'ancestors', 'additive', 'walk_decoder', 'walk_encoded', 'head', 'edge_log_probs',
-           'name_tokens', 'trie_of', 'rank', 'normalise', 'rank_plainly', 'extended']
+           'name_tokens', 'trie_of', 'rank', 'normalise', 'corrected', 'corrections', 'rank_plainly', 'extended']
 
 # %% ../../nbs/vlm/ranking.ipynb #dcb08f0c
 from dataclasses import dataclass
@@ -167,6 +167,27 @@ def normalise(likelihoods: np.ndarray) -> np.ndarray: # (n, names) float32: log-
     "Turn log-likelihoods into log-probabilities among the names."
     x = likelihoods.astype(np.float64) - likelihoods.max(1, keepdims=True)
     return (x - np.log(np.exp(x).sum(1, keepdims=True))).astype(np.float32)
+
+# %% ../../nbs/vlm/ranking.ipynb #aa143d44
+def corrected(
+    likelihoods: np.ndarray, # (n, names), as of `rank`
+    tokens: np.ndarray, # (names,) how many a name has, the end token included
+    prior: np.ndarray, # (names,) log-likelihoods after a picture without content
+) -> dict: # {correction: (n, names)}
+    "Correct likelihoods for length, and for what is likely without seeing anything."
+    return {"mean": likelihoods / tokens, "prior": likelihoods - prior}
+
+
+def corrections(
+    vlm: VLM,
+    image: np.ndarray, # (size, size, 3), any of those that were ranked: for its size
+    question: str,
+    names: list, # of the classes
+) -> dict: # tokens, prior: (names,), as `corrected` wants them
+    "Measure the names themselves: how long they are, and how likely after a grey picture."
+    lengths = [len(tokens) for tokens in name_tokens(vlm, question, names)]
+    grey = np.full_like(image, 127)[None]
+    return {"tokens": np.array(lengths), "prior": rank(vlm, grey, [question], names)[0]}
 
 # %% ../../nbs/vlm/ranking.ipynb #1132e64d
 def rank_plainly(

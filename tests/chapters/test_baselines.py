@@ -35,7 +35,7 @@ def test_records_of_all_models_and_tasks(smoke):
                     key)
             if task: continue
             assert (set(table.split) == {"validation", "test"}
-                    and {"exact", "synonym", "ranked", "top5", "ece", "brier", "no_class"}
+                    and {"exact", "synonym", "named", "ranked", "top5", "ece", "brier", "no_class"}
                     <= result["scores"].keys())
             log_probs = np.stack(table.log_probs)
             assert (np.allclose(np.exp(log_probs).sum(1), 1, atol=1e-5)
@@ -141,6 +141,29 @@ def test_shipped_profiles_pin_what_they_load():
     assert unpinned == ["Salesforce/instructblip-flan-t5-xl"]
 
 
+def trained_from_elsewhere(folder):
+    """Read the export as LLaMA-Factory (whose tags are these by default) and ms-swift do."""
+    from datasets import load_dataset
+    from PIL import Image
+    told = json.loads((folder / "dataset_info.json").read_text())["open-qa-train"]
+    assert told["formatting"] == "sharegpt"
+    tags = {"sharegpt": (told["columns"]["messages"], "from", "value", ["human", "gpt"]),
+            "ms-swift": ("messages", "role", "content", ["user", "assistant"])}
+    files = {"sharegpt": told["file_name"], "ms-swift": "ms-swift/open-qa.train.jsonl"}
+    read = {}
+    for form, (column, role, content, roles) in tags.items():
+        rows = load_dataset("json", data_files=str(folder / files[form]), split="train",
+                            cache_dir=str(folder.parent / "cache"))
+        assert set(rows.column_names) == {column, "images"} and len(rows) == 96
+        for row in rows:
+            texts = [turn[content] for turn in row[column]]
+            assert [turn[role] for turn in row[column]] == roles
+            assert "".join(texts).count("<image>") == len(row["images"]) == 1
+            assert Image.open(folder / row["images"][0]).size == (24, 24)
+        read[form] = [[turn[content] for turn in row[column]] for row in rows]
+    assert read["sharegpt"] == read["ms-swift"]
+
+
 def test_exported_questions_can_be_trained_from(smoke, tmp_path):
     told = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out",
                 tmp_path / "export").stdout
@@ -159,6 +182,7 @@ def test_exported_questions_can_be_trained_from(smoke, tmp_path):
         if form == "transformers":
             assert (rows[0]["messages"][1]["content"][0]["text"]
                     in vlm.processor.apply_chat_template(rows[0]["messages"], tokenize=False))
+    trained_from_elsewhere(tmp_path / "export")
     again = call(smoke, "flowers102-study", "prompts", "--name", "smoke", "--out", tmp_path / "export",
                  check=False)
     assert again.returncode == 2 and "is not empty" in again.stderr
@@ -206,7 +230,7 @@ def test_the_task_for_lmms_eval_reads_a_run(smoke, monkeypatch):
     row, names = rows[3], rows.features["label"].names
     assert utils.doc_to_target(row) == names[row["label"]] and "flower" in utils.doc_to_text(row)
     assert (utils.process_results(row, [names[row["label"]].upper() + "."])
-            == {"exact": 1., "synonym": 1.})
+            == {"exact": 1., "synonym": 1., "named": 1.})
     monkeypatch.setenv("FLOWERS102_SIDE", "64")
     assert utils.doc_to_visual(row)[0].size == (64, 64)
     assert {m["metric"] for m in task["metric_list"]} == set(utils.process_results(row, ["x"]))
