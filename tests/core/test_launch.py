@@ -72,6 +72,8 @@ def test_a_job_that_leaves_nothing_is_named(study, monkeypatch):
 
 def smoke_data(study, monkeypatch):
     monkeypatch.chdir(study)
+    # another test may have loaded the libraries in an environment of its own
+    monkeypatch.setattr(launch, "LOADED_WITH", {})
     run = open_run("smoke")
     return run, data.data_job(run)
 
