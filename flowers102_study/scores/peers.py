@@ -9,7 +9,7 @@ __all__ = ['VERDICTS', 'first_text', 'read_samples', 'verdict_of', 'compare', 'k
 import json
 from pathlib import Path
 
-from .answers import Names, plain
+from .answers import plain
 from ..core.settings import require
 
 # %% ../../nbs/scores/peers.ipynb #895ca9a5
@@ -20,7 +20,7 @@ def first_text(value) -> str:
 
 
 def read_samples(
-    path: Path, # <date>_samples_flowers102_open_qa.jsonl
+    path: Path, # <date>_samples_<task>.jsonl
     # image_ids in the order of the data set's split; None: pictures are called by their document's
     # number
     images: list | None,
@@ -45,14 +45,14 @@ VERDICTS = ("same answer", "same class, other words", "neither names a class", "
             "scored differently", "only in lmms-eval", "only here")
 
 
-def verdict_of(row, known: Names) -> str: # one of VERDICTS; row: of both records, merged
+def verdict_of(row, read) -> str: # one of VERDICTS; row: of both records, merged; read: as of `compare`
     "Classify how two answers to one question differ."
     if row["_merge"] != "both":
         return "only in lmms-eval" if row["_merge"] == "right_only" else "only here"
     if bool(row.exact) != (row.prediction == row.label) and row.answer_ours == row.answer_theirs:
         return "scored differently"
     if plain(row.answer_ours) == plain(row.answer_theirs): return "same answer"
-    other = known.read(row.answer_theirs)
+    other = read(row.image_id, row.answer_theirs)
     if other != row.prediction: return "other class"
     return "neither names a class" if other < 0 else "same class, other words"
 
@@ -60,19 +60,18 @@ def verdict_of(row, known: Names) -> str: # one of VERDICTS; row: of both record
 def compare(
     theirs, # a DataFrame from read_samples
     ours, # predictions: image_id, label, answer, prediction
-    names: list, # of the classes
+    read, # function of an image_id and an answer -> the class it stands for, or a negative number
 ): # a DataFrame: image_id, theirs, ours, verdict, gap: log-probability of our class less that of theirs
     "Hold two records of the same pictures against each other."
-    known = Names(names)
     ranked = dict(zip(ours.image_id, ours.log_probs)) if "log_probs" in ours else {}
     both = ours[["image_id", "label", "answer", "prediction"]].merge(
         theirs, on="image_id", how="outer", suffixes=("_ours", "_theirs"), indicator=True)
     def gap(row):
-        other = known.read(row.answer_theirs) if row["_merge"] == "both" else -1
+        other = read(row.image_id, row.answer_theirs) if row["_merge"] == "both" else -1
         if not ranked or other < 0 or row.prediction < 0: return float("nan")
         log_probs = ranked[row.image_id]
         return float(log_probs[int(row.prediction)] - log_probs[other])
-    verdicts = both.apply(verdict_of, axis=1, known=known)
+    verdicts = both.apply(verdict_of, axis=1, read=read)
     both = both.assign(verdict=verdicts, gap=both.apply(gap, axis=1))
     both = both.rename(columns={"answer_ours": "ours", "answer_theirs": "theirs"})
     return both[["image_id", "theirs", "ours", "gap", "verdict"]]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -213,24 +214,68 @@ def test_compares_with_a_log_of_lmms_eval(smoke, tmp_path):
     assert refused.returncode == 2 and "is not a samples file" in refused.stderr
 
 
-def test_the_task_for_lmms_eval_reads_a_run(smoke, monkeypatch):
+@pytest.fixture
+def task_for_lmms_eval(smoke, monkeypatch):
+    """Load a task's file as lmms-eval does: what it includes, and the functions that it names."""
     import importlib.util
-    import datasets
     import yaml
     folder = ROOT / "flowers102_study" / "lmms_eval"
-    class Loader(yaml.SafeLoader): pass
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-    task = yaml.load((folder / "flowers102_open_qa.yaml").read_text(), Loader)
     spec = importlib.util.spec_from_file_location("utils", folder / "utils.py")
     utils = importlib.util.module_from_spec(spec); spec.loader.exec_module(utils)
+    class Loader(yaml.SafeLoader): pass
+    Loader.add_constructor("!function", lambda loader, node: getattr(
+        utils, loader.construct_scalar(node).removeprefix("utils.")))
     monkeypatch.chdir(smoke / "runs/smoke")
+    def loaded(name):
+        task = yaml.load((folder / f"{name}.yaml").read_text(), Loader)
+        return loaded(task.pop("include").removesuffix(".yaml")) | task if "include" in task else task
+    return loaded
+
+
+def test_the_open_task_for_lmms_eval_reads_a_run(task_for_lmms_eval, monkeypatch):
+    import datasets
+    task = task_for_lmms_eval("flowers102_open_qa")
     rows = datasets.load_from_disk(task["dataset_path"])[task["test_split"]]
-    for key in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results"):
-        assert callable(getattr(utils, task[key].removeprefix("utils.")))
     row, names = rows[3], rows.features["label"].names
-    assert utils.doc_to_target(row) == names[row["label"]] and "flower" in utils.doc_to_text(row)
-    assert (utils.process_results(row, [names[row["label"]].upper() + "."])
-            == {"exact": 1., "synonym": 1., "named": 1.})
+    name = names[row["label"]]
+    assert task["doc_to_target"](row) == name and "flower" in task["doc_to_text"](row)
+    score = task["process_results"]
+    assert score(row, [name.upper() + "."]) == {"exact": 1., "synonym": 1., "named": 1.}
+    assert score(row, [f"I see a {name} here"]) == {"exact": 0., "synonym": 0., "named": 1.}
     monkeypatch.setenv("FLOWERS102_SIDE", "64")
-    assert utils.doc_to_visual(row)[0].size == (64, 64)
-    assert {m["metric"] for m in task["metric_list"]} == set(utils.process_results(row, ["x"]))
+    assert task["doc_to_visual"](row)[0].size == (64, 64)
+    assert {m["metric"] for m in task["metric_list"]} == set(score(row, ["x"]))
+
+
+@pytest.mark.parametrize("kind", ["closed-qa", "closed-negative-qa"])
+def test_closed_tasks_for_lmms_eval_score_as_the_study(task_for_lmms_eval, kind):
+    import datasets
+    task = task_for_lmms_eval(f"flowers102_{kind.replace('-', '_')}")
+    assert task["task"] == f"flowers102_{kind.replace('-', '_')}"
+    assert {m["metric"] for m in task["metric_list"]} == {"exact"}
+    asked = {r["image_id"]: r for r in map(json.loads, Path(f"prompts/{kind}.jsonl").open())}
+    right = (lambda row, read: read == row["label"]) if kind == "closed-qa" else (
+        lambda row, read: read == -1)
+    forms = set()
+    for row in datasets.load_from_disk(task["dataset_path"])[task["test_split"]]:
+        mine = asked[row["image_id"]]
+        forms.add("options" in mine)
+        assert task["doc_to_text"](row) == mine["question"]
+        assert task["doc_to_target"](row) == mine["answer"]
+        for answer in (mine["answer"], "A", "B.", "yes", "No.", "rose"):
+            ours = right(row, baselines.chosen_class(mine, answer))
+            assert task["process_results"](row, [answer]) == {"exact": float(ours)}, (mine, answer)
+        assert task["process_results"](row, [mine["answer"]]) == {"exact": 1.}
+    assert forms == ({True} if kind == "closed-qa" else {True, False})
+
+
+def test_compares_closed_answers_with_a_log_of_lmms_eval(smoke, tmp_path):
+    arm = "qwen3-vl-4b.closed-negative-qa"
+    table = pd.read_parquet(smoke / f"runs/smoke/arms/{arm}/predictions.parquet").set_index("image_id")
+    images = dataset.read_index(smoke / "runs/smoke/data", "test").image_id.tolist()
+    rows = [{"doc_id": i, "filtered_resps": [table.answer[image]],
+             "exact": float(table.prediction[image] == -1)} for i, image in enumerate(images)]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = call(smoke, "flowers102-study", "compare", tmp_path / "samples.jsonl", "--name", "smoke",
+                "--arm", arm).stdout
+    assert "24 pictures; same answer 24" in told
