@@ -41,7 +41,7 @@ notebooks: setup
 # lmms-eval, to check against: an environment of its own, since it wants torchvision and a CUDA build of torch
 peer:
 	$(PYTHON) -m venv .peer
-	.peer/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 lmms-eval==0.7.3 qwen-vl-utils decord
+	.peer/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 lmms-eval==0.7.3 qwen-vl-utils decord filelock==3.18.0
 
 bench: setup
 	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

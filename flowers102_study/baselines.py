@@ -25,7 +25,7 @@ from .vlm.pretraining import taught_classes
 from .core.records import digest
 from .core.settings import Run, one_of, require
 from .core.work import Work
-from .scores.taxonomy import taxonomy
+from .scores.taxonomy import other_plants, taxonomy
 from .vlm.memory import LIBRARIES, answering_size, weights_size
 from .vlm.published import model_facts
 from .vlm.shards import borrow, spread
@@ -102,7 +102,7 @@ def answers_job(
     spec = {"model": source, "weights": "" if made else listing_sum(source), "task": task, "models": how,
             "baselines": used, "seed": run.settings["seed"]}
     # other tables of names are another score
-    if task == "open-qa": spec["variants"] = digest([name_variants()[0], taxonomy()])
+    if task == "open-qa": spec["variants"] = digest([name_variants()[0], taxonomy(), other_plants()])
     inputs = given(data=data_job(run), prompts=prompts_job(run), model=made)
     return Job("flowers102_study.baselines:evaluate",
                run.arm(arm if task == "open-qa" else f"{arm}.{task}"), spec, inputs)

@@ -162,12 +162,15 @@ def read_again(rows: list, predictions: dict, features: dict, reading: str, leve
              | compare(read(predictions[row["one"]]), read(predictions[row["two"]]), level / len(rows))
              for row in rows]
     give_verdicts(again, features, level)
+    for now, before in zip(again, rows): # heads have one reading: their verdict is what it was
+        if not any(column in predictions[before[side]] for side in ("one", "two")):
+            now |= {key: before[key] for key in ("holm_p", "verdict")}
     return {"comparisons": again, "hypotheses": joined_verdicts(again)}
 
 # %% ../nbs/07_hypotheses.ipynb #3b5034af
 # what it means where a reading changes a verdict
-MEANS = {"named": "the answers' form takes part in it, as exact answers count the name and nothing else",
-         "ranked": "what models say and which name they prefer are not the same here"}
+MEANS = {"named": "it depends on what counts as the right words",
+         "ranked": "what models say and which name they prefer lead to different verdicts"}
 
 
 def reading_remarks(claims: dict, readings: dict) -> list: # of sentences

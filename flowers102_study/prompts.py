@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from .scores.answers import LETTERS, NONE, Names
-from .scores.taxonomy import kinship, taxonomy
+from .scores.taxonomy import kinship, one_plant, taxonomy
 from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
 from .core.records import digest, opened, write, write_json
@@ -71,7 +71,8 @@ def closest(
     alike = lambda other: difflib.SequenceMatcher(None, names[label], names[other],
                                                   autojunk=False).ratio()
     return sorted((other for other in range(len(names)) if other != label),
-                  key=lambda other: ([not same for same in shared(other)], -alike(other), other))
+                  key=lambda other: (one_plant(names[label], names[other]),
+                                     [not same for same in shared(other)], -alike(other), other))
 
 
 def distractors(
@@ -268,7 +269,8 @@ def prompts_job(run: Run) -> Job:
     require(2 <= block["options"] < len(LETTERS),
             f"prompts.options must be from 2 to {len(LETTERS) - 1}")
     return Job("flowers102_study.prompts:write_prompts", run.folder / "prompts",
-               {"seed": run.settings["seed"], "prompts": block, "taxonomy": digest(taxonomy())},
+               {"seed": run.settings["seed"], "prompts": block,
+                "kinship": digest([[name, kinship(name)] for name in sorted(taxonomy())])},
                {"data": data_job(run)}, single=True)
 
 

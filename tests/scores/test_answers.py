@@ -53,3 +53,14 @@ def test_no_name_stands_for_two_classes(oxford):
     for name in oxford.names:
         for form in {plain(form) for form in [name, *other_names(name)]}:
             assert owner.setdefault(form, name) == name, form
+
+
+def test_a_few_classes_of_ones_own(oxford):
+    few = Names(["rose", "mallow", "daisy_fleabane"])
+    asked = ("a rose", "lenten rose", "tree mallow", "Daisy fleabanes!")
+    assert [few.read_named(answer) for answer in asked] == [0, -1, -1, 2]
+    flowers = Names(["Roses", "sunflowers", "tulips"])
+    assert [flowers.read_named(a) for a in ("a rose", "sunflower", "It is a tulip.")] == [0, 1, 2]
+    assert Names(["Water_Lily", "x"]).read("Nymphaea", synonyms=True) == 0
+    for names in (["roses", "rose"], ["rose", "roses"]):
+        assert [Names(names).read_named(name) for name in names] == [0, 1]
