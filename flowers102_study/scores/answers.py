@@ -61,7 +61,6 @@ def numbers_of(words: list) -> list: # of tuples
 DENIALS = {"not", "never", "neither", "nor", "unlike", "than", "isnt", "arent", "doesnt", "cannot",
            "cant"}
 LIKENESS = {"family", "like", "tribe", "relative", "relatives"} # what makes a name another plant's
-EPITHET = re.compile(r"\w{2,}(us|um|a|is|ii|ae|ale|ense|oides)") # how the second word of a species ends
 
 
 def denied(words: list, start: int, end: int) -> bool:
@@ -71,6 +70,9 @@ def denied(words: list, start: int, end: int) -> bool:
         if turn in before: before = before[before.index(turn) + 1:]
     near = [word for word in before if word not in ("a", "an", "the")][-1:]
     return bool(DENIALS & set(before)) or near == ["no"] or bool(LIKENESS & set(words[end:end + 1]))
+
+# %% ../../nbs/scores/answers.ipynb #ecd7cd35
+EPITHET = re.compile(r"\w{2,}(us|um|a|is|ii|ae|ale|ense|oides)") # how the second word of a species ends
 
 
 def mentions(
