@@ -9,7 +9,7 @@ __all__ = ['DENIALS', 'LIKENESS', 'EPITHET', 'LETTERS', 'NONE', 'KINDS', 'GENERA
 # %% ../../nbs/scores/answers.ipynb #f443ce96
 import re
 import unicodedata
-from functools import cached_property
+from functools import cache, cached_property
 
 from ..core.settings import SettingsError, package_folder, require
 from .taxonomy import (one_species_genera, other_plants, scientific_forms,
@@ -25,6 +25,7 @@ def plain(text: str) -> str:
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 # %% ../../nbs/scores/answers.ipynb #cae742db
+@cache
 def name_variants() -> tuple: # ({name: [(variant, source number), …]}, {number: source})
     "Read the published variants of class names, and their sources."
     variants, sources = {}, {}

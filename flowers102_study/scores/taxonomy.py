@@ -23,8 +23,8 @@ def table_lines() -> dict: # {first sign of a line, or "": lines}
 
 
 @functools.cache
-def taxonomy() -> dict: # {class name: {"scientific", "genus", "family", "order", "others", "alone", …}}
-    "Read what is known of the 102 classes; `alone`: the genus is no other class's."
+def taxonomy() -> dict: # {class name: {scientific, genus, family, order, others, shown, alone}}
+    "Read what is known of the classes; shown: (genus, family, order); alone: no other has the genus."
     orders = {family.strip(): order for order, _, families in
               (line.partition(":") for line in table_lines()["@"]) for family in families.split(",")}
     found = {}
@@ -62,6 +62,7 @@ def scientific_forms(
     return entry["others"] + species_forms(entry["scientific"]) + [entry["genus"]] * entry["alone"]
 
 # %% ../../nbs/scores/taxonomy.ipynb #5b1f0b25
+@functools.cache
 def one_species_genera() -> set: # of genera, in lower case
     "Return the genera of which a class is one species: another species of them is no class."
     return {entry["genus"].casefold() for entry in taxonomy().values()
