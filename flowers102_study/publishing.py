@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECORDS', 'SOURCES', 'published_arms', 'executed', 'collect', 'before_and_after', 'alike_by_name', 'circumstances',
-           'accuracy', 'against_network', 'typeset', 'write_paper', 'paper_run', 'publish', 'lighter',
-           'execute_in_place', 'rendered']
+           'accuracy', 'against_network', 'how_to_read', 'against_matching', 'typeset', 'write_paper', 'paper_run',
+           'publish', 'lighter', 'execute_in_place', 'rendered']
 
 # %% ../nbs/publishing.ipynb #29ae3600
 import base64
@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from .core.notebooks import papermill_run
+from .contrastive import matched
 from .core.plan import shown_source
 from .ablation import seed_jobs
 from .baselines import arms as asked_arms, taught_names
@@ -25,7 +26,7 @@ from .core.records import digest, read_predictions, write, write_json
 from .core.settings import Run, label_of, project_root, stages
 from .core.dataset import read_audit, read_index, read_report
 from .hypotheses import asks_openly, compare, reread, seed_differences, verdict
-from .resnet import jobs as network_jobs
+from .resnet import network_jobs
 from .sft import sft_arm
 
 # %% ../nbs/publishing.ipynb #40fdafb2
@@ -75,7 +76,7 @@ def collect(run: Run, figures: Path, records: Path):
                 "crop": run.data["center_crop"], "side": run.models["image_size"],
                 "shorter": int(read_index(run.data_folder)[["width", "height"]].min(axis=1).median())})
     if asks_openly(run):
-        write_json(records / "reading.json", {"network": against_network(run), **circumstances(run)})
+        write_json(records / "reading.json", how_to_read(run))
 
 # %% ../nbs/publishing.ipynb #af3cf4bd
 def before_and_after(before, after, parts: dict) -> list: # parts: {value: rows}; of dicts
@@ -141,6 +142,23 @@ def against_network(
             | {"one": one, "two": two,
                "verdict": verdict(found["effect"], found["p"], run.hypotheses["alpha"]),
                "reported": reread(original, [("Qwen3-VL-4B SFT + head", "ResNet50")])[0]})
+
+# %% ../nbs/publishing.ipynb #18403987
+def how_to_read(run: Run) -> dict: # network, matching, and what `circumstances` returns
+    "Return what verdicts must be read with."
+    return {"network": against_network(run), "matching": against_matching(run), **circumstances(run)}
+
+
+def against_matching(
+    run: Run,
+) -> list: # as hypotheses.compare, with one, two, verdict
+    "Compare the contrastive models with those that they are held against."
+    level, found = run.hypotheses["alpha"], []
+    for one, two in matched(run):
+        if not all((run.arm(arm) / "result.json").exists() for arm in (one, two)): continue
+        row = compare(read_predictions(run.arm(one)), read_predictions(run.arm(two)), level)
+        found.append(row | {"one": one, "two": two, "verdict": verdict(row["effect"], row["p"], level)})
+    return found
 
 # %% ../nbs/publishing.ipynb #e68cfbfb
 def typeset(

@@ -211,7 +211,8 @@ def label_of(
     run: Run,
 ) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
     "Return the label that keeps a run's numbers from being mistaken for others."
-    pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"]])
+    pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"],
+                                   run.contrastive["siglip2"]])
     return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket)
 
 
@@ -269,7 +270,8 @@ def open_run(
     settings = read_profile(profile, overrides)
     settings["data"]["source"] = source = data_source(data or settings["data"]["source"])
     for block, key in [("resnet", "model"), ("sft", "source"),
-                       *(("models", key) for key in settings["models"])]:
+                       *(("models", key) for key in settings["models"]),
+                       *(("contrastive", key) for key in ("siglip2", "clip"))]:
         settings[block][key] = model_folder(settings[block][key])
     if data: data = source
     name = name or run_name(profile, data)

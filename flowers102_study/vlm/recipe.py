@@ -12,8 +12,8 @@ import math
 from ..core.settings import read_profile, require
 
 # %% ../../nbs/vlm/recipe.ipynb #58409145
-# seconds of a step: of all four models of stage 03, of fine-tuning, of a CNN
-SECONDS = {"pocket": 1.3, "sft": .52, "resnet": .11}
+# seconds of a step: of all models that are taught here, of fine-tuning, of a CNN
+SECONDS = {"pocket": 1.45, "sft": .52, "resnet": .11}
 # seconds that a picture takes in all stages together: read, asked about, turned into features
 PICTURE = .07
 NOTEBOOKS = 60 # seconds that nine notebooks take without their jobs
