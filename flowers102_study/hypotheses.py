@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LEVEL', 'AGAIN', 'MEANS', 'comparisons', 'compare', 'holm', 'verdict', 'together', 'asks_openly', 'headline_jobs',
            'judge_job', 'jobs', 'needs', 'judged_row', 'give_verdicts', 'missed_by_all', 'joined_verdicts',
-           'read_again', 'reading_remarks', 'judged_claims', 'judge', 'seed_differences', 'within_group', 'temperature',
-           'tempered', 'reliability', 'calibration', 'selective', 'overlap', 'cost', 'reread']
+           'read_again', 'reading_remarks', 'judged_claims', 'right_in', 'seed_differences', 'over_trainings',
+           'seed_remarks', 'judge', 'within_group', 'temperature', 'tempered', 'reliability', 'calibration',
+           'selective', 'overlap', 'cost', 'reread']
 
 # %% ../nbs/07_hypotheses.ipynb #c89e3ced
 import json
@@ -19,7 +20,7 @@ from .classifier import bases, controls, features_job, fit_job
 from .core.dataset import read_audit
 from .core.jobs import Job
 from .scores.metrics import brier, calibration_error, share
-from .scores.paired import (detectable, difference, difference_over_seeds,
+from .scores.paired import (detectable, difference, difference_over_seeds, hierarchical,
                                           macro_difference, mcnemar, paired, possible_p, unpaired)
 from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, require
@@ -199,6 +200,43 @@ def judged_claims(
     readings = {reading: read_again(rows, predictions, features, reading, level) for reading in AGAIN}
     return {"hypotheses": claims, "readings": readings, "remarks": reading_remarks(claims, readings)}
 
+# %% ../nbs/07_hypotheses.ipynb #550a1d36
+def right_in(frames: list) -> np.ndarray: # (trainings, n) bool
+    "Stack what one arm's trainings got right; records are ordered by image_id."
+    return np.stack([(f.label == f.prediction).to_numpy() for f in frames])
+
+
+def seed_differences(
+    one: list,
+    two: list,
+) -> dict | None: # as `difference_over_seeds`; None with a single seed
+    "Compare two arms' records over their seeds."
+    several = max(len(one), len(two))
+    return (difference_over_seeds(right_in(one), right_in(two))
+            if several > 1 and {len(one), len(two)} <= {1, several} else None)
+
+# %% ../nbs/07_hypotheses.ipynb #a48bc47e
+def over_trainings(rows: list, predictions: dict, features: dict, spec: dict) -> dict | None:
+    "Judge the same comparisons over all trainings; None where everything was trained once."
+    if all(len(arms) == 1 for arms in spec["seeds"].values()): return None
+    kept, level = ("hypothesis", "claim", "one", "two"), spec["level"]
+    right = lambda arm: right_in([predictions[a] for a in spec["seeds"][arm]])
+    again = [{key: row[key] for key in kept}
+             | hierarchical(right(row["one"]), right(row["two"]), level / len(rows)) for row in rows]
+    for row in again: row["effect"] = row["value"]
+    give_verdicts(again, features, level)
+    return {"comparisons": again, "hypotheses": joined_verdicts(again),
+            "trainings": max(map(len, spec["seeds"].values()))}
+
+
+def seed_remarks(claims: dict, again: dict | None) -> list: # of sentences
+    "Say whether more trainings change a verdict."
+    if not again: return []
+    opening = f"Over {again['trainings']} trainings and the pictures, by a hierarchical bootstrap,"
+    changed = [f"{h} is {after}, where the first training alone says {claims[h]['verdict']}"
+               for h, after in again["hypotheses"].items() if after != claims[h]["verdict"]]
+    return [f"{opening} {'; '.join(changed) or 'all verdicts are the same as on the first'}."]
+
 # %% ../nbs/07_hypotheses.ipynb #7b1ba9ad
 def judge(
     # comparisons, level, seeded, seeds: {arm: [arms]}, drawn; reads audit and the arms, by name; fills
@@ -216,23 +254,13 @@ def judge(
     give_verdicts(rows, features, spec["level"])
     compared = sorted({asked[side] for asked in spec["comparisons"] for side in ("one", "two")})
     frames = [predictions[arm] for arm in compared]
+    claims = judged_claims(rows, predictions, features, spec["level"])
+    again = over_trainings(rows, predictions, features, spec)
+    claims["remarks"] += seed_remarks(claims["hypotheses"], again)
     write_json(work.folder / "hypotheses.json",
-               {"comparisons": rows, "level": spec["level"],
-                **judged_claims(rows, predictions, features, spec["level"]),
+               {"comparisons": rows, "level": spec["level"], **claims, "over_trainings": again,
                 "near": len(near & set(frames[0].image_id)), "seeded": spec["seeded"],
                 "missed_by_all": missed_by_all(frames), "drawn": spec["drawn"]})
-
-# %% ../nbs/07_hypotheses.ipynb #550a1d36
-def seed_differences(
-    one: list,
-    two: list,
-) -> dict | None: # as `difference_over_seeds`; None with a single seed
-    "Compare two arms' records over their seeds."
-    # records are ordered by image_id
-    right = lambda frames: np.stack([(f.label == f.prediction).to_numpy() for f in frames])
-    several = max(len(one), len(two))
-    return (difference_over_seeds(right(one), right(two))
-            if several > 1 and {len(one), len(two)} <= {1, several} else None)
 
 # %% ../nbs/07_hypotheses.ipynb #5d62b6e5
 def within_group(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_record', 'from_samples', 'read_pair', 'paired', 'mcnemar', 'mean_of', 'difference', 'difference_over_seeds',
-           'macro_difference', 'detectable', 'counted', 'coverage', 'unpaired', 'possible_p']
+           'macro_difference', 'drawn_means', 'hierarchical', 'detectable', 'counted', 'coverage', 'unpaired',
+           'possible_p']
 
 # %% ../../nbs/scores/paired.ipynb #112bec4a
 import json
@@ -141,6 +142,35 @@ def macro_difference(one, two, labels) -> dict: # value, interval, n: every clas
     value = float(np.mean((b - c) / n))
     half = 1.959964 * float(np.sqrt(np.sum((more + less - (more - less) ** 2) / n))) / len(n)
     return {"value": value, "interval": [max(-1., value - half), min(1., value + half)], "n": len(one)}
+
+# %% ../../nbs/scores/paired.ipynb #93526092
+def drawn_means(values, resamples: int) -> np.ndarray: # (resamples, seeds); values: (seeds, n)
+    "Draw the pictures anew, the same for all seeds, and average."
+    rng, n = np.random.default_rng(0), values.shape[1]
+    parts = [values[:, rng.integers(0, n, (len(block), n))].mean(-1).T
+             for block in np.array_split(np.arange(resamples), max(1, resamples * n // 2_000_000))]
+    return np.concatenate(parts)
+
+# %% ../../nbs/scores/paired.ipynb #4ae96f7f
+def hierarchical(
+    one, # (seeds, n) bool, or (1, n)
+    two, # the same
+    alpha: float = .05, # of the test whose minimum detectable difference is asked
+    resamples: int = 9999,
+) -> dict: # value, interval (95 %), p, detectable, seeds, n
+    "Compare two arms over seeds and pictures, both drawn anew."
+    from scipy.stats import norm
+    values = np.asarray(one, float) - np.asarray(two, float)
+    seeds, n = values.shape
+    means, rng = drawn_means(values, resamples), np.random.default_rng(1)
+    middle = means.mean(1, keepdims=True)
+    if seeds > 1: means = middle + (means - middle) * (seeds / (seeds - 1)) ** .5
+    drawn = np.take_along_axis(means, rng.integers(0, seeds, means.shape), 1).mean(1)
+    tails = [(1 + (drawn <= 0).sum()) / (1 + resamples), (1 + (drawn >= 0).sum()) / (1 + resamples)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    needed = (norm.ppf(1 - alpha / 2) + norm.ppf(.8)) * float(drawn.std())
+    return {"value": float(values.mean()), "interval": [float(low), float(high)],
+            "p": float(min(1, 2 * min(tails))), "detectable": needed, "seeds": seeds, "n": n}
 
 # %% ../../nbs/scores/paired.ipynb #ffbcf9eb
 def detectable(
