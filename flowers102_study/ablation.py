@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'NAME', 'KEPT', 'check_entry', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose',
-           'choices', 'refit', 'refit_job', 'tuned_arms', 'asked_arms', 'choice_job', 'further_seeds', 'seed_jobs',
-           'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'summary_job', 'difference_row', 'mean_row', 'summarise', 'needs',
-           'changed_by', 'findings', 'table_lines', 'drawn_table']
+           'choices', 'refit', 'refit_job', 'tuned_arms', 'asked_arms', 'choice_job', 'protocol_arms', 'halved_jobs',
+           'further_seeds', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'summary_job', 'difference_row',
+           'mean_row', 'summarise', 'needs', 'changed_by', 'findings', 'table_lines', 'drawn_table']
 
 # %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import augment, baselines, classifier, prompts, sft
+from . import augment, baselines, classifier, prompts, protocols, sft
 from .augment import augment_job
 from .baselines import arms, question_job
 from .classifier import (applied, bases, candidates, controls, features_job, fit_job,
@@ -27,6 +27,7 @@ from .scores.paired import difference, mcnemar, paired
 from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, SettingsError, one_of, require
 from .core.work import Work
+from .protocols import asked_by, base_to_new, shown_job
 from .vlm.training import few
 from .data import data_job
 from .sft import arm_job, sft_arm, train_job
@@ -199,6 +200,28 @@ def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
     return Job("flowers102_study.ablation:choose", run.arm(f"{head}.{name}"), {"only": {key: value}},
                {"data": data_job(run), "head": fit_job(run, head)})
 
+# %% ../nbs/06_ablation.ipynb #fd162244
+def protocol_arms(run: Run) -> list: # (name, job)
+    "List the models that take several pictures, asked by other protocols."
+    plain, found = plain_jobs(run), []
+    for name, count in protocols.protocols(run):
+        for arm in asked_by(run):
+            listed = run.changed({"prompts.wording": "listed"})
+            job = (shown_job(run, arm, count) if count
+                   else apart(question_job(listed, arm), f".{name}", plain))
+            found.append((f"{arm}, {name}", job))
+    return found
+
+
+def halved_jobs(run: Run) -> list: # one job, or none
+    "List the arm that is fine-tuned on the base classes only."
+    if not run.ablation["base_to_new"] or train_job(run) is None: return []
+    arm, inputs = arm_job(run), {"data": data_job(run), "prompts": prompts.prompts_job(run)}
+    half = Job("flowers102_study.protocols:halve", run.folder / "prompts", {}, inputs, single=True)
+    model = arm.inputs["model"]
+    taught = replace(model, inputs=model.inputs | {"prompts": half})
+    return [apart(replace(arm, inputs=arm.inputs | {"model": taught}), ".base-classes", plain_jobs(run))]
+
 # %% ../nbs/06_ablation.ipynb #f13c9458
 def further_seeds(
     run: Run,
@@ -249,6 +272,7 @@ def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared
                         for label, job in arms_of.items()]
     found |= {table: [(label, job, label.split(",")[0]) for label, job in asked_arms(run, table)]
               for table in ("wording", "size")}
+    found["protocols"] = [(label, job, label.split(",")[0]) for label, job in protocol_arms(run)]
     found["choices"] = ([(f"{head}, {name}", choice_job(run, head, key, value, name), head)
                          for head in bases(run) for key, value, name in choices(run)]
                         if run.ablation["head_variants"] else [])
@@ -264,7 +288,7 @@ def pairs(run: Run) -> dict: # {table: [(label, job, the arm that it is compared
 def arm_jobs(run: Run) -> list:
     "List the jobs that fill this chapter's arms."
     shots = [job for by_shots in shot_jobs(run).values() for draws in by_shots.values() for job in draws]
-    return ([job for rows in pairs(run).values() for _, job, _ in rows]
+    return ([job for rows in pairs(run).values() for _, job, _ in rows] + halved_jobs(run)
             + [job for jobs in seed_jobs(run).values() for job in jobs] + shots)
 
 
@@ -286,11 +310,14 @@ def summary_job(run: Run) -> Job:
     curves = {head: [[k, [job.name for job in draws]] for k, draws in by_shots.items()]
               for head, by_shots in shot_jobs(run).items()}
     seeds = {arm: [arm, *(job.name for job in others)] for arm, others in seed_jobs(run).items()}
+    halves = [run.sft["base"], sft_arm(run)] if run.ablation["base_to_new"] else []
+    halves += [job.name for job in halved_jobs(run)]
     every = {job.name: job
              for job in (arm_job(run), *(question_job(run, arm) for arm in arms(run)),
                          *(fit_job(run, arm) for arm in bases(run) | controls(run)), *arm_jobs(run))}
     return Job("flowers102_study.ablation:summarise", run.folder / "ablation",
-               {"tables": tables, "curves": curves, "seeds": seeds}, every, single=True)
+               {"tables": tables, "curves": curves, "seeds": seeds, "halves": halves},
+               every | given(data=data_job(run) if halves else None), single=True)
 
 # %% ../nbs/06_ablation.ipynb #83784897
 def difference_row(label: str, arm: str, reference: str, predictions: dict, results: dict) -> dict:
@@ -309,12 +336,13 @@ def mean_row(arms: list, predictions: dict, results: dict) -> dict:
 
 # %% ../nbs/06_ablation.ipynb #596476b6
 def summarise(
-    work: Work, # tables, curves, seeds: names of arms; reads the arms; fills ablation.json
+    work: Work, # tables, curves, seeds, halves: names of arms; reads them, and data; fills ablation.json
 ):
     "Compare arms that differ in one setting. A job."
     spec = work.spec
-    predictions = {arm: read_predictions(folder) for arm, folder in work.inputs.items()}
-    results = {arm: read_result(folder) for arm, folder in work.inputs.items()}
+    folders = {arm: folder for arm, folder in work.inputs.items() if arm != "data"}
+    predictions = {arm: read_predictions(folder) for arm, folder in folders.items()}
+    results = {arm: read_result(folder) for arm, folder in folders.items()}
     line = lambda row: difference_row(*row, predictions, results)
     mean = lambda arms: mean_row(arms, predictions, results)
     size = lambda shots, arms: {"shots": shots, "pictures": results[arms[0]]["pictures"]}
@@ -322,7 +350,10 @@ def summarise(
     curves = {head: [size(shots, arms) | mean(arms) for shots, arms in points]
               for head, points in spec["curves"].items()}
     seeds = {arm: mean(arms) for arm, arms in spec["seeds"].items()}
-    write_json(work.folder / "ablation.json", {"tables": tables, "curves": curves, "seeds": seeds})
+    classes = len(read_report(work.inputs["data"])["classes"]) if spec["halves"] else 0
+    halves = [{"arm": arm} | base_to_new(predictions[arm], classes) for arm in spec["halves"]]
+    write_json(work.folder / "ablation.json",
+               {"tables": tables, "curves": curves, "seeds": seeds, "halves": halves})
 
 # %% ../nbs/06_ablation.ipynb #4ef9dfc3
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
@@ -330,6 +361,7 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     stage = job.target.split(":")[0].rpartition(".")[2]
     home = {"augment": augment, "prompts": prompts, "baselines": baselines, "sft": sft,
             "shards": classifier}.get(stage)
+    if job.target.endswith(":ask_shown"): home = baselines
     if home is baselines and job.spec["model"] == "study": home = sft
     # low-rank training needs less
     if job.target == "flowers102_study.sft:train":

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGED', 'SEEN_BY', 'prompts_command', 'reader_of', 'compare_command', 'record_at', 'difference_text',
-           'versus_command', 'predict_command', 'diagnose_command', 'evaluate_command', 'export_command', 'pushable',
-           'push_command', 'publish_command', 'notebooks_command', 'readme_command', 'main']
+           'versus_command', 'predict_command', 'diagnose_command', 'peer_record', 'evaluate_command', 'export_command',
+           'pushable', 'push_command', 'publish_command', 'notebooks_command', 'readme_command', 'main']
 
 # %% ../nbs/commands.ipynb #9e5ab260
 import json
@@ -166,6 +166,19 @@ def diagnose_command(
           + (f"{len(failed)} failed: {', '.join(failed)}" if failed else "all held"))
     raise SystemExit(1 if failed else 0)
 
+# %% ../nbs/commands.ipynb #1ea618fd
+def peer_record(run: Run, job, task: str) -> Path: # the folder
+    "Write an evaluated arm in lmms-eval's form."
+    from flowers102_study.core.dataset import read_report
+    from flowers102_study.prompts import read_prompts
+    from flowers102_study.scores.peers import write_peer
+    in_words, out = "task" in job.spec, run.folder / "lmms-eval" / job.name
+    rows = read_prompts(run.folder / "prompts", task, "test") if in_words else []
+    called = f"flowers102_{task.replace('-', '_')}" if in_words else "flowers102_classes"
+    write_peer(job.out, read_report(run.data_folder)["classes"],
+               {row["image_id"]: row["question"] for row in rows}, called, out)
+    return out
+
 # %% ../nbs/commands.ipynb #8ba3812a
 @app.command("evaluate")
 def evaluate_command(
@@ -189,6 +202,7 @@ def evaluate_command(
     result = read_result(job.out)
     print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}"
           + (f"; labels {result['labels']}" if "labels" in result else "") +
+          f"\nin lmms-eval's form: {shown(peer_record(run, job, task))}" +
           f"\nnow an arm of {shown(run.folder)}, beside the run's own; remove {shown(job.out)} to "
           "forget it")
 

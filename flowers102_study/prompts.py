@@ -37,6 +37,10 @@ WORDINGS = {"plain": {"open": "Which {thing} is this? Answer with its name only.
                                  "letter of the right option only.",
                        "claim": "Somebody says that the {thing} shown in the picture is called {name}. "
                                 "Is that right? Reply yes or no."},
+            "listed": {"open": "Which {thing} is this? It is one of these: {names}. Answer with its "
+                               "name only.",
+                       "choose": "Which {thing} is this?\n{options}\nAnswer with the letter.",
+                       "claim": "Is this {thing} called {name}? Answer yes or no."},
             "brief": {"open": "Name of this {thing}?",
                       "choose": "Name of this {thing}?\n{options}\nLetter:",
                       "claim": "Called {name}, yes or no?"}}
@@ -104,9 +108,14 @@ def claimed(forms: dict, names: list, label: int, true: bool) -> dict: # questio
             "answer": "yes" if true else "no", "classes": [label]}
 
 # %% ../nbs/01_prompts.ipynb #8c2c3faa
-def open_question(block: dict) -> str: # of the profile's `prompts` block
+def open_question(
+    block: dict, # of the profile's `prompts` block
+    names: list | None = None, # of the classes; None where they play no part: features, a single picture
+) -> str:
     "Word the open question."
-    return WORDINGS[block["wording"]]["open"].replace("{thing}", block["thing"])
+    wording = "plain" if block["wording"] == "listed" and not names else block["wording"]
+    asked = WORDINGS[wording]["open"].replace("{thing}", block["thing"])
+    return asked.replace("{names}", ", ".join(names or []))
 
 # %% ../nbs/01_prompts.ipynb #7803e786
 def deny(forms: dict, names: list, label: int, wrong: list, place: int) -> dict: # as of `ask`
@@ -135,7 +144,7 @@ def ask(
     seed: int,
 ) -> dict: # question, answer, and for closed tasks form, options, classes, control
     "Ask one question about one picture."
-    if task == "open-qa": return {"question": open_question(block), "answer": names[label]}
+    if task == "open-qa": return {"question": open_question(block, names), "answer": names[label]}
     forms = {k: v.replace("{thing}", block["thing"]) for k, v in WORDINGS[block["wording"]].items()}
     rng, most = own_rng(seed, task, image), min(block["options"], len(names))
     if task == "closed-negative-qa":

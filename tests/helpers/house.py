@@ -50,7 +50,8 @@ def package_imports(source: str, module: str) -> set: # "core.records", …
 
 
 LAYERS = ("core", "scores", "pictures", "vlm") # each may import those before it; then come the stages
-PARTS = {"contrastive": 7.5} # a part of chapter 08 with a notebook of its own: the chapter imports it
+# parts of chapters 06 and 08 with a notebook of their own, which the chapter imports
+PARTS = {"protocols": 5.5, "contrastive": 7.5}
 
 
 def layer(module: str, number: dict) -> float: # number: of the stages
