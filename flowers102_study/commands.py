@@ -185,8 +185,8 @@ def evaluate_command(
     model: str = typer.Option(..., help="OWNER/NAME[@REVISION], or a folder"),
     name: str = typer.Option("pocket", help="of the run whose pictures and questions are used"),
     arm: str = typer.Option("", help="what to call it; from the model's name without it"),
-    task: str = typer.Option("open-qa", help="of a model that answers in words: "
-                                             "open-qa, closed-qa or closed-negative-qa"),
+    task: str = typer.Option("open-qa", help="of a model in words: open-qa, closed-qa or "
+                                             "closed-negative-qa"),
 ):
     "Evaluate a model that is trained already; it becomes an arm of the run."
     from flowers102_study.checking import evaluation_job
@@ -199,12 +199,11 @@ def evaluate_command(
     if job.name in taken:
         raise SettingsError(f"the run has an arm {job.name!r} of its own; choose another --arm")
     run_jobs(run, [job], "evaluate")
-    result = read_result(job.out)
+    result, peer = read_result(job.out), peer_record(run, job, task)
     print(f"{result['arm']}: {percent(result)}, {result['correct']}/{result['n']}"
-          + (f"; labels {result['labels']}" if "labels" in result else "") +
-          f"\nin lmms-eval's form: {shown(peer_record(run, job, task))}" +
-          f"\nnow an arm of {shown(run.folder)}, beside the run's own; remove {shown(job.out)} to "
-          "forget it")
+          + (f"; labels {result['labels']}" if "labels" in result else "")
+          + f"\nnow an arm of {shown(run.folder)}, beside the run's own; remove {shown(job.out)} to "
+          f"forget it\nin lmms-eval's form: {shown(peer)}")
 
 # %% ../nbs/commands.ipynb #5cd114a0
 MERGED = "add an adapter to its base's weights; store a head with its base"

@@ -136,7 +136,7 @@ def as_samples(
                       "input": questions.get(row["image_id"], "")})
     return found
 
-
+# %% ../../nbs/scores/peers.ipynb #dd3a6ad5
 def write_peer(
     arm: Path, # its folder
     names: list,

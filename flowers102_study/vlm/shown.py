@@ -24,7 +24,7 @@ def conversation(
     turns = system + [turn for one in said for turn in (asked, one)] + [asked]
     return vlm.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
-
+# %% ../../nbs/vlm/shown.ipynb #dbd61f9d
 def shown_inputs(
     vlm: VLM,
     pictures, # (n, 1 + examples, size, size, 3) uint8: the examples, then the one that is asked about

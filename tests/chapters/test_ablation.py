@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import at_work
 from flowers102_study import ablation, augment, classifier, hypotheses, sft
-from flowers102_study.core.settings import open_run
+from flowers102_study.core.settings import SettingsError, open_run
 from flowers102_study.core.dataset import read_index, read_pixels
 
 
@@ -114,7 +114,8 @@ def test_refitting_everything_gives_the_head_again(run, tmp_path):
 
 def test_summary_is_the_records(run):
     summary = json.loads((run.folder / "ablation/ablation.json").read_text())
-    assert set(summary["tables"]) == {"mixing", "training", "wording", "size", "choices"}
+    assert set(summary["tables"]) == {"mixing", "training", "wording", "size", "protocols",
+                                      "choices"}
     for row in (r for rows in summary["tables"].values() for r in rows):
         one, two = (pd.read_parquet(run.arm(a) / "predictions.parquet").query("split == 'test'")
                     for a in (row["arm"], row["reference"]))
@@ -123,6 +124,58 @@ def test_summary_is_the_records(run):
     for head, points in summary["curves"].items():
         assert ([p["shots"] for p in points] == [1] and points[0]["seeds"] == 2
                 and points[0]["pictures"] == 6)
+
+
+def test_base_to_new_teaches_half_of_the_classes(run):
+    from flowers102_study.prompts import read_prompts
+    (arm,) = ablation.halved_jobs(run)
+    taught = arm.inputs["model"]
+    rows = read_prompts(taught.inputs["prompts"].out, "open-qa")
+    labels = {split: {r["label"] for r in rows if r["split"] == split}
+              for split in ("train", "validation", "test")}
+    assert labels == {"train": {0, 1, 2}, "validation": {0, 1, 2}, "test": set(range(6))}
+    whole = read_prompts(run.folder / "prompts", "open-qa", "train")
+    assert [r for r in rows if r["split"] == "train"] == [r for r in whole if r["label"] < 3]
+    # what is asked afterwards are the whole run's questions
+    assert arm.inputs["prompts"].out == run.folder / "prompts"
+    summary = json.loads((run.folder / "ablation/ablation.json").read_text())
+    assert [row["arm"] for row in summary["halves"]] == ["qwen3-vl-4b", "qwen3-vl-4b-sft", arm.name]
+    for row in summary["halves"]:
+        said = pd.read_parquet(run.arm(row["arm"]) / "predictions.parquet").query("split == 'test'")
+        new = said[said.label >= 3]
+        ranked = np.stack(new.log_probs)[:, 3:].argmax(1) + 3
+        assert row["new"]["correct"] == (ranked == new.label).sum() and row["new"]["n"] == 12
+
+
+def test_examples_are_training_pictures_of_several_classes(run):
+    from flowers102_study.protocols import drawn_examples
+    labels = read_index(run.data_folder, "train").label.to_numpy()
+    drawn = [drawn_examples(image, labels, 3, 42)
+             for image in read_index(run.data_folder, "test").image_id]
+    assert all(len({labels[k] for k in rows}) == 3 and max(rows) < len(labels) for rows in drawn)
+    assert len({tuple(rows) for rows in drawn}) > 12 # not the same for every question
+    assert drawn[0] == drawn_examples(read_index(run.data_folder, "test").image_id[0], labels, 3, 42)
+    result = json.loads((run.arm("qwen3-vl-4b.examples1") / "result.json").read_text())
+    assert result["settings"]["examples"] == 1 and result["n"] == 24
+
+
+def test_a_list_of_names_is_the_only_difference(run):
+    from flowers102_study.prompts import read_prompts
+    names = json.loads((run.data_folder / "report.json").read_text())["classes"]
+    listed = read_prompts(run.folder / "prompts.listed", "open-qa", "test")
+    plain = read_prompts(run.folder / "prompts", "open-qa", "test")
+    assert all(", ".join(names) in row["question"] for row in listed)
+    assert [r["answer"] for r in listed] == [r["answer"] for r in plain]
+    assert (read_prompts(run.folder / "prompts.listed", "closed-qa")
+            == read_prompts(run.folder / "prompts", "closed-qa"))
+
+
+def test_other_protocols_are_refused_by_name(run):
+    from flowers102_study.protocols import asked_by, protocols
+    with pytest.raises(SettingsError, match="ablation.protocols knows listed"):
+        protocols(run.changed({"ablation.protocols": ["exampels2"]}))
+    everyone = run.changed({"ablation.models": [*ablation.arms(run)]})
+    assert "instructblip-flan-t5-xl" not in asked_by(everyone) and len(asked_by(everyone)) == 3
 
 
 def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):

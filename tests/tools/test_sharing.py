@@ -283,6 +283,26 @@ def test_push_says_what_it_lacks(study, run):
         assert told.returncode == 2 and said in told.stderr, told.stderr
 
 
+def in_lmms_evals_form(run, arm):
+    "Check what evaluate wrote for other tools: keys of a real file of lmms-eval 0.7.3, and the answers."
+    from flowers102_study.core.records import read_predictions, read_result
+    from flowers102_study.scores.answers import Names
+    from flowers102_study.scores.peers import compare, read_samples
+    (results,) = (run.folder / "lmms-eval" / arm).glob("*_results.json")
+    (samples,) = (run.folder / "lmms-eval" / arm).glob("*_samples_flowers102_open_qa.jsonl")
+    told, own, said = json.loads(results.read_text()), read_result(run.arm(arm)), read_predictions(
+        run.arm(arm))
+    assert {"results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+            "config", "date", "model_name", "model_source"} <= told.keys()
+    scores = told["results"]["flowers102_open_qa"]
+    assert scores["exact,none"] == own["accuracy"] and scores["named,none"] == own["scores"]["named"]["value"]
+    right = (said.label == said.prediction).astype(float)
+    assert np.isclose(scores["exact_stderr,none"], right.std(ddof=1) / len(right) ** .5)
+    known = Names(json.loads((run.data_folder / "report.json").read_text())["classes"])
+    read = compare(read_samples(samples, sorted(said.image_id)), said, lambda _, a: known.read(a))
+    assert set(read.verdict) == {"same answer"} and len(read) == own["n"]
+
+
 def test_a_published_fine_tuned_model_gets_the_same_record(study, run, tmp_path):
     from flowers102_study.core.records import read_predictions
     sharing.export(run, WORDS, tmp_path / "Flowers-SFT")
@@ -291,6 +311,7 @@ def test_a_published_fine_tuned_model_gets_the_same_record(study, run, tmp_path)
     assert "flowers-sft:" in told.stdout
     assert (read_predictions(run.arm("flowers-sft")).answer.tolist()
             == read_predictions(run.arm(WORDS)).answer.tolist())
+    in_lmms_evals_form(run, "flowers-sft")
     told = call(study, "flowers102-study", "evaluate", "--model", tmp_path / "Flowers-SFT", "--name",
                 "smoke", "--arm", WORDS, check=False)
     assert told.returncode == 2 and "an arm 'qwen3-vl-4b-sft' of its own" in told.stderr
