@@ -98,7 +98,8 @@ def told_numbers(root: Path) -> set:
             found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
         for values in result.get("network", {}).get("accuracies", {}).values(): # of every training
             found |= {f"{100 * v:.1f}" for v in values}
-        tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else [])]
+        tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else []),
+                 *result.get("matching", [])]
         for r in tests: found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
         chances = [r.get("holm_p", r["p"]) for r in tests]
         found |= ({"0.001" if p < .001 else f"{p:.2g}" for p in chances}
@@ -108,6 +109,7 @@ def told_numbers(root: Path) -> set:
     original = json.loads((root / "report" / "results" / "original.json").read_text())
     from flowers102_study.scores.metrics import wilson
     found |= {number for arm in original["arms"] for number in numbers(arm["reported"])}
+    found |= {number for other in original["others"] for number in numbers(other["reported"])}
     for arm in original["arms"]:
         found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
     return found
