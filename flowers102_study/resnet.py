@@ -277,7 +277,7 @@ def network_jobs(run: Run) -> list:
 
 def jobs(run: Run) -> list:
     "List this stage's jobs, for the notebook to run and for the plan to show."
-    return network_jobs(run) + contrastive.jobs(run)
+    return contrastive.jobs(run) + network_jobs(run) # the longest chain first
 
 # %% ../nbs/08_resnet.ipynb #d0988318
 def needs(

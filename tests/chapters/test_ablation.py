@@ -198,12 +198,12 @@ def test_seeds_of_fine_tuning_reach_the_heads_on_it(run):
 
 def test_every_seed_is_a_training(run):
     from flowers102_study.core.records import sha256
-    from flowers102_study.resnet import jobs
+    from flowers102_study.resnet import network_jobs
     for one, two in (("models/qwen3-vl-4b-sft", "models/qwen3-vl-4b-sft.s1"),
                      ("arms/resnet50/model", "arms/resnet50.s1/model")):
         assert (sha256(run.folder / one / "model.safetensors")
                 != sha256(run.folder / two / "model.safetensors"))
-    one, two = ({job.name: job for job in jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
+    one, two = ({job.name: job for job in network_jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
     assert (two.spec == one.spec | {"seed": 43}
             and not any(".s1" in job.name for job in jobs(run.changed({"ablation.retrain": ["sft"]}))))
 

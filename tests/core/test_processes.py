@@ -26,7 +26,7 @@ def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the 
                                       "resnet.augmentation": "mixcut", "launch.num_processes": processes,
                                       "launch.accelerate_config": config, "launch.parallel_jobs": 1})
             run_jobs(run, [data.data_job(run)], "data")
-            run_jobs(run, resnet.jobs(run), "resnet")
+            run_jobs(run, resnet.network_jobs(run), "resnet")
             runs[frozen, processes, config] = run
     finally: os.chdir(before)
     return runs

@@ -11,15 +11,18 @@ from pathlib import Path
 from conftest import call, copy_of_study
 
 ARMS = ("resnet50", "resnet50.mixcut", "resnet50.s1")
+MATCHING = ("siglip2", "siglip2.ensemble", "siglip2-probe", "siglip2-knn")
 MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl")
 TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together",
            "qwen3-vl-4b-tower-head", "qwen3-vl-4b-sft-tower-head")
 HEADS = ("qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")
 VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.small",
+          "qwen3-vl-4b.listed", "qwen3-vl-4b.examples1", "qwen3-vl-4b-sft.base-classes",
           "qwen3-vl-4b-sft.s1", "qwen3-vl-4b-sft-head.s1", "qwen3-vl-4b-sft-tower-head.s1",
           *(f"{head}.{what}" for head in HEADS
             for what in ("layer2", "layer4", "last", "visual", "mean", "linear", "mlp", "shots1",
                          "shots1.s1")))
+WITHOUT = ("--set", 'contrastive.siglip2=""') # a contrastive model
 ASKED = tuple(f"{model}{task}" for model in MODELS for task in ("", ".closed-qa", ".closed-negative-qa"))
 
 
@@ -45,7 +48,7 @@ def edit(path: Path, old: str, new: str):
 
 def test_makes_everything(smoke):
     run = smoke / "runs/smoke"
-    for arm in ARMS:
+    for arm in (*ARMS, *MATCHING):
         result = json.loads((run / "arms" / arm / "result.json").read_text())
         low, high = result["interval"]
         assert (low <= result["accuracy"] <= high and result["n"] == 24
@@ -79,7 +82,7 @@ def test_says_results(smoke):
     assert "resnet50.mixcut" in call(smoke, "flowers102-study", "results", "--name", "smoke",
                                      "--variants").stdout
     records = json.loads(call(smoke, "flowers102-study", "results", "--name", "smoke", "--json").stdout)
-    assert {r["arm"] for r in records} == {*ARMS, *ASKED, *TRAINED, *VARIED}
+    assert {r["arm"] for r in records} == {*ARMS, *MATCHING, *ASKED, *TRAINED, *VARIED}
 
 
 def test_second_run_does_nothing(smoke):
@@ -94,7 +97,7 @@ def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
                  "notebooks", "figures"):
         shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
     again = lambda *words: call(study, "flowers102-study", "run", "data", "resnet", "--profile", "smoke",
-                                *words)
+                                *WITHOUT, *words)
     first = stamps(study)
     edit(study / "nbs/08_resnet.ipynb", "What the training loss can and cannot say",
          "What a training loss can say")
@@ -111,8 +114,8 @@ def test_reruns_what_a_change_touches_and_no_more(smoke, tmp_path):
     fourth = stamps(study)
     # another threshold retrains nothing
     assert changed(third, fourth) == {"audit", "00_data.ipynb", "08_resnet.ipynb"}
-    told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *one, "--set",
-                "data.image_size=16", check=False)
+    told = call(study, "flowers102-study", "run", "resnet", "--profile", "smoke", *WITHOUT, *one,
+                "--set", "data.image_size=16", check=False)
     # no arm on stale data
     assert (told.returncode == 1
             and "made with other settings; first run: flowers102-study run data" in told.stderr)

@@ -29,7 +29,7 @@ SFT = (sft.train_job, "model.safetensors", "checkpoint-*/manifest.json", 12)
 # overrides of the smoke profile, the job, its weights, what a whole checkpoint leaves, steps or epochs
 # to the first one
 STAGES = {"resnet": ({"data.pictures": 900, "resnet.epochs": 8, "resnet.compare": ["mixcut"],
-                      "resnet.augmentation": "mixcut"}, lambda run: resnet.jobs(run)[0],
+                      "resnet.augmentation": "mixcut"}, lambda run: resnet.network_jobs(run)[0],
                      "model/model.safetensors", "*.sha256", 1),
           "sft": ({"sft.max_steps": 48, "sft.num_evals": 4}, *SFT),
           "photos": (PHOTOS | {"sft.max_steps": 48, "sft.num_evals": 4}, *SFT),

@@ -6,10 +6,11 @@ import numpy as np
 from conftest import call
 from PIL import Image
 from test_data import class_folders
-from test_runs import ARMS, MODELS, TRAINED, changed, stamps_of
+from test_runs import ARMS, MODELS, TRAINED, WITHOUT, changed, stamps_of
 
 SHORTER = (*(word for table in ("training", "wording", "size")
              for word in ("--set", f"ablation.{table}=[]")), "--set", "classifier.joint_steps=0",
+           "--set", "ablation.protocols=[]", "--set", "ablation.base_to_new=false", *WITHOUT,
            "--set", "launch.parallel_jobs=1", "--set", "baselines.tasks=[open-qa]")
 
 
@@ -33,7 +34,7 @@ def test_own_pictures_and_what_changes_among_them(study, smoke):
     assert (json.loads((run / "data/report.json").read_text())["classes"]
             == ["100% $x_1$ <b>&", "Rose d'été, 東 花", "class 1"])
     (own / "class 1/3.jpg").unlink()
-    again("data", "prompts", "resnet") # the other stages would take a minute more
+    again("data", "prompts", "resnet", *WITHOUT) # the other stages would take a minute more
     assert (changed(first, stamps_of(run))
             == {"data", "audit", "prompts", "00_data.ipynb", "01_prompts.ipynb", "08_resnet.ipynb",
                 *ARMS})
