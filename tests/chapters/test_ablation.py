@@ -203,9 +203,11 @@ def test_every_seed_is_a_training(run):
                      ("arms/resnet50/model", "arms/resnet50.s1/model")):
         assert (sha256(run.folder / one / "model.safetensors")
                 != sha256(run.folder / two / "model.safetensors"))
-    one, two = ({job.name: job for job in network_jobs(run)}[arm] for arm in ("resnet50", "resnet50.s1"))
+    made = {job.name: job for job in network_jobs(run)}
+    one, two = made["resnet50"], made["resnet50.s1"]
     assert (two.spec == one.spec | {"seed": 43}
-            and not any(".s1" in job.name for job in jobs(run.changed({"ablation.retrain": ["sft"]}))))
+            and not any(".s1" in job.name
+                        for job in network_jobs(run.changed({"ablation.retrain": ["sft"]}))))
 
 
 def test_heads_read_the_language_model_and_their_controls_the_tower(run):

@@ -113,7 +113,8 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
     run, job = smoke_data(study, monkeypatch)
     launch.run_jobs(run, [job], "data")
     job = launch.Job("flowers102_study.resnet:train", run.arm("resnet50"),
-                     resnet.network_jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}}, {"data": job})
+                     resnet.network_jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}},
+                     {"data": job})
     launch.prepare(job)
     with open(run.logs / "lane.log", "a") as log:
         lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))
