@@ -182,5 +182,6 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     if source == "pocket": return {"disk": n * 1e3, "host": LIBRARIES + 1e9, "gpu": 2e9}
     from flowers102_study.vlm.contrastive import dual_facts
     facts = dual_facts(source)
-    return facts | {"disk": n * 1e4, "host": processes(run) * 2e9,
+    # some are stored in float32
+    return facts | {"disk": n * 1e4 + facts["parameters"] * 4, "host": processes(run) * 2e9,
                     "gpu": weights_size(facts["parameters"]) + answering_size(job.spec["batch_size"])}
