@@ -191,6 +191,9 @@ def asked_arms(run: Run, table: str) -> list: # (name, job)
     "List the models of the profile under another wording, or at another size."
     plain = plain_jobs(run)
     for arm in run.ablation["models"]: one_of(arm, arms(run), "model (ablation.models)")
+    listed = any("listed" in changes.values() for changes in entries(run, table).values())
+    require(not listed, "ablation.wording: listed belongs into ablation.protocols, which leaves out "
+                        "models that it is too long for")
     return [(f"{arm}, {what}", apart(question_job(run.changed(changes), arm), f".{what}", plain))
             for what, changes in entries(run, table).items() for arm in run.ablation["models"]]
 
@@ -216,6 +219,8 @@ def protocol_arms(run: Run) -> list: # (name, job)
 def halved_jobs(run: Run) -> list: # one job, or none
     "List the arm that is fine-tuned on the base classes only."
     if not run.ablation["base_to_new"] or train_job(run) is None: return []
+    require(not run.sft["mixed"], "ablation.base_to_new wants sft.mixed: false: mixed pictures show all "
+                                  "classes")
     arm, inputs = arm_job(run), {"data": data_job(run), "prompts": prompts.prompts_job(run)}
     half = Job("flowers102_study.protocols:halve", run.folder / "prompts", {}, inputs, single=True)
     model = arm.inputs["model"]

@@ -259,6 +259,8 @@ def pictures_of(data: Path, rows: list): # a function: numbers of rows -> (n, si
 def jobs(run: Run) -> list:
     "List this stage's jobs: the pocket's models, then every model's questions."
     for task in run.baselines["tasks"]: one_of(task, TASKS, "task (baselines.tasks)")
+    require(run.prompts["wording"] != "listed",
+            "prompts.wording: listed is asked as an ablation: --set 'ablation.protocols=[listed]'")
     require(min(run.baselines["batch_size"], run.baselines["max_new_tokens"],
                 run.models["image_size"] // 8) >= 1,
             "baselines.batch_size, max_new_tokens must be at least 1, models.image_size 8")

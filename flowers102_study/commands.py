@@ -176,7 +176,7 @@ def peer_record(run: Run, job, task: str) -> Path: # the folder
     rows = read_prompts(run.folder / "prompts", task, "test") if in_words else []
     called = f"flowers102_{task.replace('-', '_')}" if in_words else "flowers102_classes"
     write_peer(job.out, read_report(run.data_folder)["classes"],
-               {row["image_id"]: row["question"] for row in rows}, called, out)
+               {row["image_id"]: row for row in rows}, called, out)
     return out
 
 # %% ../nbs/commands.ipynb #8ba3812a

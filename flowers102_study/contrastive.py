@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .baselines import shared, world_job
+from .baselines import arms, shared, world_job
 from .classifier import (applied, bases, candidates, features_sum, preferred,
                                          record_head)
 from .core.dataset import read_index, read_pixels, read_report
@@ -89,6 +89,7 @@ def probe(
     work: Work, # classifier: the profile's block, seed; reads data, features; an arm
 ):
     "Solve a linear head on the embeddings. A job."
+    work.meter # of a GPU it measures from here
     x, y = embeddings(work.inputs["features"]), labels(work.inputs["data"])
     classes = len(read_report(work.inputs["data"])["classes"])
     entry, weights = max(candidates(x, y, work.spec["classifier"], classes, work.spec["seed"]),
@@ -115,11 +116,16 @@ def ask_neighbours(
 def models(run: Run) -> dict: # {arm: its source}
     "List the profile's contrastive models."
     block = run.contrastive
+    require(bool(run.classifier["penalties"]) and min(run.classifier["penalties"]) > 0,
+            "classifier.penalties needs values above 0")
     require(bool(block["neighbours"]) and min(block["neighbours"]) >= 1,
             "contrastive.neighbours needs numbers from 1")
     require(block["clip"] != "pocket", "contrastive.clip: the pocket has a SigLIP, no CLIP; take a Hub "
                                        "id, a folder, or leave it empty")
-    return {arm: block[arm] for arm in ("siglip2", "clip") if block[arm]}
+    # a profile of published models that does not name the key has pocket's value
+    made = "pocket" in (run.models[arm] for arm in arms(run))
+    return {arm: block[arm] for arm in ("siglip2", "clip")
+            if block[arm] and (made or block[arm] != "pocket")}
 
 
 def dual_job(run: Run, arm: str) -> Job | None: # None: it is not of the pocket

@@ -219,16 +219,20 @@ def seed_differences(
 def over_trainings(rows: list, predictions: dict, features: dict, spec: dict) -> dict | None:
     "Judge the same comparisons over all trainings; None where everything was trained once."
     if all(len(arms) == 1 for arms in spec["seeds"].values()): return None
-    kept, level = ("hypothesis", "claim", "one", "two"), spec["level"]
-    right = lambda arm: right_in([predictions[a] for a in spec["seeds"][arm]])
-    again = [{key: row[key] for key in kept}
-             | hierarchical(right(row["one"]), right(row["two"]), level / len(rows)) for row in rows]
-    for row in again: row["effect"] = row["value"]
+    level, trainings = spec["level"], spec["seeds"]
+    right = lambda arm: right_in([predictions[a] for a in trainings[arm]])
+    def over(row): # where neither arm was trained again, McNemar's test stays
+        asked = ("hypothesis", "claim", "one", "two", "effect", "interval", "p")
+        kept = {key: row[key] for key in asked}
+        if len(trainings[row["one"]]) == len(trainings[row["two"]]) == 1: return kept | {"seeds": 1}
+        found = hierarchical(right(row["one"]), right(row["two"]), level / len(rows))
+        return kept | found | {"effect": found["value"]}
+    again = [over(row) for row in rows]
     give_verdicts(again, features, level)
     return {"comparisons": again, "hypotheses": joined_verdicts(again),
             "trainings": max(map(len, spec["seeds"].values()))}
 
-
+# %% ../nbs/07_hypotheses.ipynb #0499e74a
 def seed_remarks(claims: dict, again: dict | None) -> list: # of sentences
     "Say whether more trainings change a verdict."
     if not again: return []

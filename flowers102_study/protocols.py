@@ -16,7 +16,7 @@ from .baselines import answers_job, arms, model_job, pictures_of
 from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
 from .core.records import write
-from .core.settings import Run, SettingsError, one_of, require
+from .core.settings import Run, SettingsError, one_of
 from .core.work import Work
 from .prompts import own_rng, read_prompts
 from .scores.answers import Names
@@ -31,13 +31,12 @@ def drawn_examples(
     labels, # (n,) of the training pictures
     count: int,
     seed: int,
-) -> list: # rows of the training pictures, no class twice where there are enough
+) -> list: # rows of the training pictures, a class twice only where there are too few
     "Draw the examples for one question."
-    rng, found = own_rng(seed, "examples", image), {}
-    for row in rng.permutation(len(labels)):
-        found.setdefault(int(labels[row]), int(row))
-        if len(found) == count: break
-    return list(found.values())
+    order = own_rng(seed, "examples", image).permutation(len(labels))
+    first = np.sort(np.unique(np.asarray(labels)[order], return_index=True)[1]) # of each class
+    rest = np.setdiff1d(np.arange(len(order)), first)
+    return [int(row) for row in order[np.concatenate([first, rest])[:count]]]
 
 
 def read_words(answers: list, rows: list, names: list) -> dict: # {column: (n,)}
@@ -95,19 +94,19 @@ def several(run: Run, arm: str) -> bool:
 def shown_job(run: Run, arm: str, count: int) -> Job:
     "Build the job in which a model answers after so many examples."
     plain = answers_job(run, arm, run.models[arm], model_job(run, arm))
-    require(1 <= count <= 16, f"ablation.protocols: from 1 to 16 examples; got {count}")
     return Job("flowers102_study.protocols:ask_shown", run.arm(f"{arm}.examples{count}"),
                plain.spec | {"examples": count}, plain.inputs, stage="ablation")
 
 # %% ../nbs/protocols.ipynb #ee347dc0
-PROTOCOL = re.compile(r"listed|examples([0-9]+)")
+PROTOCOL = re.compile(r"listed|examples([1-9]|1[0-6])")
 
 
 def protocols(run: Run) -> list: # of (name, examples; 0: the names are listed)
     "Read the profile's list of protocols."
     for name in run.ablation["protocols"]:
         if not PROTOCOL.fullmatch(str(name)):
-            raise SettingsError(f"ablation.protocols knows listed, examples1, examples2 …; got {name!r}")
+            raise SettingsError("ablation.protocols knows listed, and examples1 to examples16; got "
+                                f"{name!r}")
     return [(name, int(PROTOCOL.fullmatch(name)[1] or 0)) for name in run.ablation["protocols"]]
 
 

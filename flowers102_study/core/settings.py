@@ -211,8 +211,7 @@ def label_of(
     run: Run,
 ) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
     "Return the label that keeps a run's numbers from being mistaken for others."
-    pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"],
-                                   run.contrastive["siglip2"]])
+    pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"]])
     return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket)
 
 

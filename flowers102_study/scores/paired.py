@@ -159,12 +159,14 @@ def hierarchical(
     resamples: int = 9999,
 ) -> dict: # value, interval (95 %), p, detectable, seeds, n
     "Compare two arms over seeds and pictures, both drawn anew."
-    from scipy.stats import norm
+    from scipy.stats import norm, t
     values = np.asarray(one, float) - np.asarray(two, float)
     seeds, n = values.shape
     means, rng = drawn_means(values, resamples), np.random.default_rng(1)
     middle = means.mean(1, keepdims=True)
-    if seeds > 1: means = middle + (means - middle) * (seeds / (seeds - 1)) ** .5
+    if seeds > 1:
+        wider = (seeds / (seeds - 1)) ** .5 * t.ppf(.975, seeds - 1) / norm.ppf(.975)
+        means = middle + (means - middle) * wider
     drawn = np.take_along_axis(means, rng.integers(0, seeds, means.shape), 1).mean(1)
     tails = [(1 + (drawn <= 0).sum()) / (1 + resamples), (1 + (drawn >= 0).sum()) / (1 + resamples)]
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -122,25 +122,26 @@ def as_results(
 def as_samples(
     predictions, # a DataFrame of the test: image_id, label, prediction; answer where there is one
     names: list, # of the classes
-    questions: dict, # {image_id: question}; empty for a classifier
+    asked: dict, # {image_id: a row of the prompts: question, answer}; empty for a classifier
 ) -> list: # of dicts
     "Write what an arm said as the lines of lmms-eval's <date>_samples_<task>.jsonl."
     found = []
     for number, row in enumerate(predictions.sort_values("image_id").to_dict("records")):
         said = row.get("answer", names[row["prediction"]] if row["prediction"] >= 0 else "")
+        question = asked.get(row["image_id"], {})
         right = {"exact": "prediction", "synonym": "prediction_synonym", "named": "prediction_named"}
         found.append({"doc_id": number, "filtered_resps": said,
-                      "target": names[row["label"]] if row["label"] >= 0 else "",
+                      "target": question.get("answer") or names[row["label"]],
                       **{metric: float(row[column] == row["label"])
                          for metric, column in right.items() if column in row},
-                      "input": questions.get(row["image_id"], "")})
+                      "input": question.get("question", "")})
     return found
 
 # %% ../../nbs/scores/peers.ipynb #dd3a6ad5
 def write_peer(
     arm: Path, # its folder
     names: list,
-    questions: dict, # as of `as_samples`
+    asked: dict, # as of `as_samples`
     task: str, # lmms-eval's name of it
     out: Path,
 ) -> list: # the files
@@ -150,6 +151,6 @@ def write_peer(
     date = time.strftime("%Y%m%d_%H%M%S")
     files = [out / f"{date}_results.json", out / f"{date}_samples_{task}.jsonl"]
     write_json(files[0], as_results(read_result(arm), task, date))
-    lines = as_samples(read_predictions(arm), names, questions)
+    lines = as_samples(read_predictions(arm), names, asked)
     write(files[1], "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return files

@@ -1,9 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from flowers102_study.core.settings import SettingsError
-from flowers102_study.vlm.contrastive import (TEMPLATES, DualEncoder, class_vectors, embedded, load_dual,
+from flowers102_study.vlm.contrastive import (TEMPLATES, class_vectors, embedded, load_dual,
                                               nearest_votes, sentences, zero_shot)
 from flowers102_study.vlm.pocket_models import MEAN, tokenizer
 from flowers102_study.vlm.pocket_siglip import build_dual
@@ -104,5 +106,32 @@ def test_what_is_no_contrastive_model_is_refused(folder):
 
 def test_pictures_may_have_any_size(folder):
     dual = load_dual(str(folder))
-    for side in (20, dual.side, 90): assert embedded(dual, pictures(2, side)).shape[0] == 2
-    assert isinstance(dual, DualEncoder)
+    for side in (20, dual.side, 90):
+        x = embedded(dual, pictures(2, side))
+        assert np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5) and not np.allclose(x[0], x[1])
+
+
+def test_texts_without_an_end_are_refused(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    with pytest.raises(SettingsError, match="a text must have the end token"): load_dual(str(folder))
+
+
+def test_no_true_pair_is_taught_as_false():
+    from flowers102_study.pictures.captions import facts as facts_of, known_species
+    from flowers102_study.pictures.drawn import poses
+    from flowers102_study.vlm import pocket_siglip
+    kinds = known_species(16)[:2]
+    facts = [f for kind in kinds for f in facts_of(kind, poses(kind, range(6)), known=True)]
+    told = {}
+    def keep(logits, true):
+        told["true"] = true
+        return logits.sum()
+    dual = build_dual([pocket_siglip.described(f, TEMPLATES[0], np.random.default_rng(0))[0]
+                       for f in facts], seed=0)
+    before, pocket_siglip.matching_loss = pocket_siglip.matching_loss, keep
+    try: pocket_siglip.pairs_loss(dual, dual.seen(pictures(12)), facts, np.random.default_rng(1))
+    finally: pocket_siglip.matching_loss = before
+    assert told["true"].any(1).all() and told["true"].any(0).all() # each has its own
+    named = told["true"].sum(0) >= 6 # a name's sentence holds of all six of its species
+    assert named.any() and (told["true"][:6, named].all(0) ^ told["true"][6:, named].all(0)).all()
