@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'DTYPES', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
            'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
            'base_of', 'loaded', 'dtype_of', 'load', 'network', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs',
-           'answer', 'encoded']
+           'generated', 'answer', 'encoded']
 
 # %% ../../nbs/vlm/models.ipynb #bb344b25
 import functools
@@ -356,16 +356,14 @@ def inputs(
     return found
 
 # %% ../../nbs/vlm/models.ipynb #0ca7aecc
-def answer(
+def generated(
     vlm: VLM,
-    images, # (n, size, size, 3) uint8
-    questions: list, # n texts
-    limit: int = 16, # tokens
-) -> list: # n texts
-    "Answer a question about each picture, greedily."
+    batch: dict, # what the network's forward takes
+    limit: int, # tokens
+) -> list: # texts
+    "Continue every prompt greedily until it ends."
     import torch
     from transformers import GenerationConfig
-    batch = inputs(vlm, images, questions)
     start = getattr(vlm.net.config.get_text_config(), "decoder_start_token_id", None)
     how = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=vlm.ends,
                            pad_token_id=vlm.processor.tokenizer.pad_token_id,
@@ -375,6 +373,16 @@ def answer(
     tokens = tokens if vlm.family.encodes else tokens[:, batch["input_ids"].shape[1]:]
     return [text.strip()
             for text in vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+# %% ../../nbs/vlm/models.ipynb #e6c2d0a3
+def answer(
+    vlm: VLM,
+    images, # (n, size, size, 3) uint8
+    questions: list, # n texts
+    limit: int = 16, # tokens
+) -> list: # n texts
+    "Answer a question about each picture, greedily."
+    return generated(vlm, inputs(vlm, images, questions), limit)
 
 # %% ../../nbs/vlm/models.ipynb #3b4025f3
 def encoded(vlm: VLM, batch: dict, **options): # the encoder's output

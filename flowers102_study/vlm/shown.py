@@ -9,7 +9,7 @@ __all__ = ['conversation', 'shown_inputs', 'answer_shown']
 import numpy as np
 
 from ..core.settings import require
-from .models import VLM, padded
+from .models import VLM, generated, padded
 
 # %% ../../nbs/vlm/shown.ipynb #3c6d634d
 def conversation(
@@ -51,11 +51,4 @@ def answer_shown(
     limit: int = 16, # tokens
 ) -> list: # n texts
     "Answer greedily, after examples."
-    import torch
-    from transformers import GenerationConfig
-    batch, pad = shown_inputs(vlm, pictures, questions, answers), vlm.processor.tokenizer.pad_token_id
-    how = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=vlm.ends,
-                           pad_token_id=pad, bad_words_ids=vlm.net.generation_config.bad_words_ids)
-    with torch.inference_mode(): tokens = vlm.net.generate(**batch, generation_config=how)
-    own = tokens[:, batch["input_ids"].shape[1]:]
-    return [text.strip() for text in vlm.processor.tokenizer.batch_decode(own, skip_special_tokens=True)]
+    return generated(vlm, shown_inputs(vlm, pictures, questions, answers), limit)
