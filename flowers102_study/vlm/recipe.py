@@ -69,7 +69,8 @@ def overrides_for(
     "Write a choice of steps as keys of the profile."
     see = round(steps["pocket"] * 4 / 7) # more steps of seeing than of speaking, as in `photos`
     return {"pocket.vision_steps": see, "pocket.language_steps": steps["pocket"] - see,
-            "sft.max_steps": steps["sft"], "resnet.min_steps": steps["resnet"], "resnet.epochs": 1}
+            "sft.max_steps": steps["sft"], "resnet.min_steps": steps["resnet"], "resnet.epochs": 1,
+            "ablation.retrain": []} # one training each: the minutes are for it
 
 
 def describe(
