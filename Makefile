@@ -1,4 +1,4 @@
-# make study | test | lab | paper | notebooks | bench   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
+# make study | test | lab | paper | notebooks | bench | rehearsal   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 asked = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: study test lab paper notebooks bench peer setup
+.PHONY: study test lab paper notebooks bench peer rehearsal setup
 
 study: setup
 	@$(BIN)/flowers102-study run $(asked)
@@ -45,3 +45,7 @@ peer:
 
 bench: setup
 	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+# a profile for published models, on this machine: a Hub of its own, real small files, weights that are random and few
+rehearsal: setup
+	@PYTHONPATH=tests $(BIN)/python -m tests.rehearsal $(if $(PROFILE),--profile "$(PROFILE)")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'NAME', 'KEPT', 'check_entry', 'entries', 'everything', 'apart', 'plain_jobs', 'reseeded', 'choose',
-           'choices', 'refit', 'refit_job', 'tuned_arms', 'asked_arms', 'choice_job', 'protocol_arms', 'halved_jobs',
-           'further_seeds', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'summary_job', 'difference_row',
-           'mean_row', 'summarise', 'needs', 'changed_by', 'findings', 'table_lines', 'drawn_table']
+           'choices', 'refit', 'refit_job', 'tuned_arms', 'choice_job', 'sees', 'asked_arms', 'protocol_arms',
+           'halved_jobs', 'further_seeds', 'seed_jobs', 'shot_jobs', 'pairs', 'arm_jobs', 'jobs', 'summary_job',
+           'difference_row', 'mean_row', 'summarise', 'needs', 'changed_by', 'findings', 'table_lines', 'drawn_table']
 
 # %% ../nbs/06_ablation.ipynb #14ed76f0
 import json
@@ -28,6 +28,7 @@ from .core.records import opened, read_predictions, read_result, write_json
 from .core.settings import Run, SettingsError, one_of, require
 from .core.work import Work
 from .protocols import asked_by, base_to_new, shown_job
+from .vlm.published import seen_side
 from .vlm.training import few
 from .data import data_job
 from .sft import arm_job, sft_arm, train_job
@@ -112,7 +113,6 @@ def choose(
 ):
     "Record the head that validation prefers among those with one choice. A job."
     import pandas as pd
-    if not work.first: return
     data, head, only = work.inputs["data"], work.inputs["head"], work.spec["only"]
     sweep = json.loads((head / "sweep.json").read_text())
     fitting = [i for i, entry in enumerate(sweep) if all(entry[k] == v for k, v in only.items())]
@@ -143,7 +143,6 @@ def refit(
     work: Work,
 ):
     "Fit a head on some pictures of each class, or with another seed, where the first head sat. A job."
-    if not work.first: return
     work.meter # of a GPU it measures from here
     data, spec = work.inputs["data"], work.spec
     chosen = read_result(work.inputs["head"])["chosen"]
@@ -172,7 +171,8 @@ def refit_job(
     spec = first.spec | {"seed": seed, "shots": shots, "features": stored.spec}
     name = head + (f".shots{shots}" if shots else "") + (f".s{number}" if number else "")
     return Job("flowers102_study.ablation:refit", run.arm(name), spec,
-               given(data=data_job(run), features=stored, head=first, model=stored.inputs.get("model")))
+               given(data=data_job(run), features=stored, head=first, model=stored.inputs.get("model")),
+               single=True, threads=run.launch["threads"])
 
 # %% ../nbs/06_ablation.ipynb #8cbd4f0d
 def tuned_arms(run: Run, table: str) -> list: # (name, job)
@@ -187,21 +187,34 @@ def tuned_arms(run: Run, table: str) -> list: # (name, job)
     return found
 
 
+def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
+    "Build the job that looks up the best head with one choice."
+    return Job("flowers102_study.ablation:choose", run.arm(f"{head}.{name}"), {"only": {key: value}},
+               {"data": data_job(run), "head": fit_job(run, head)}, single=True,
+               threads=run.launch["threads"])
+
+# %% ../nbs/06_ablation.ipynb #cb9c449c
+def sees(run: Run, arm: str) -> bool:
+    "Return whether an arm's network sees the size that it is given, as far as that is known."
+    size = run.models["image_size"]
+    return seen_side(str(run.models[arm]), size) in (0, size)
+
+
 def asked_arms(run: Run, table: str) -> list: # (name, job)
     "List the models of the profile under another wording, or at another size."
-    plain = plain_jobs(run)
+    plain, found = plain_jobs(run), []
     for arm in run.ablation["models"]: one_of(arm, arms(run), "model (ablation.models)")
     listed = any("listed" in changes.values() for changes in entries(run, table).values())
     require(not listed, "ablation.wording: listed belongs into ablation.protocols, which leaves out "
                         "models that it is too long for")
-    return [(f"{arm}, {what}", apart(question_job(run.changed(changes), arm), f".{what}", plain))
-            for what, changes in entries(run, table).items() for arm in run.ablation["models"]]
-
-
-def choice_job(run: Run, head: str, key: str, value, name: str) -> Job:
-    "Build the job that looks up the best head with one choice."
-    return Job("flowers102_study.ablation:choose", run.arm(f"{head}.{name}"), {"only": {key: value}},
-               {"data": data_job(run), "head": fit_job(run, head)})
+    for what, changes in entries(run, table).items():
+        other = run.changed(changes)
+        asked = [arm for arm in run.ablation["models"] if table != "size" or sees(other, arm)]
+        require(bool(asked), f"ablation.{table}: no network of ablation.models sees what {what} says: "
+                             "their processors bring pictures to other sizes (vlm/published.seen_side)")
+        found += [(f"{arm}, {what}", apart(question_job(other, arm), f".{what}", plain))
+                  for arm in asked]
+    return found
 
 # %% ../nbs/06_ablation.ipynb #fd162244
 def protocol_arms(run: Run) -> list: # (name, job)

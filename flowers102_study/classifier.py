@@ -16,15 +16,17 @@ import numpy as np
 
 from .baselines import model_job
 from .core.dataset import read_index, read_pixels, read_report
+from .core.devices import compute_device
 from .core.jobs import Job, given
-from .core.launch import processes
+from .core.launch import devices, processes
 from .core.records import write_json
 from .core.settings import Run, require
 from .core.work import Work
 from .scores.metrics import score_predictions
+from .vlm.effort import TOKENS, known, passing_work, seconds_for, training_work
 from .vlm.memory import (activations_size, answering_size, features_size, hidden_width,
                                          weights_size)
-from .vlm.published import model_facts
+from .vlm.published import configuration, model_facts, picture_tokens
 from .pictures.sources import listing_sum
 from .data import data_job, expected
 from .prompts import open_question
@@ -78,7 +80,7 @@ def solve(
 ): # yields (λ, weights (classes, width), biases (classes,), evaluations, largest gradient)
     "Solve multinomial logistic regressions along a path of penalties, to a gradient below 1e-4."
     import torch
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = compute_device()
     x, y = torch.tensor(x, device=device), torch.tensor(y, device=device)
     head = torch.nn.Linear(x.shape[1], classes, device=device)
     weighing = class_weights(y, classes, balance)
@@ -136,9 +138,9 @@ def fit_mlp(
     "Train a head with one hidden layer."
     import torch
     torch.manual_seed(seed)
-    x, y, seen = torch.tensor(x), torch.tensor(y), torch.tensor(seen)
+    x, y, seen = (torch.tensor(v, device=compute_device()) for v in (x, y, seen))
     net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], block["mlp_width"]), torch.nn.GELU(),
-                              torch.nn.Linear(block["mlp_width"], classes))
+                              torch.nn.Linear(block["mlp_width"], classes)).to(x.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=block["learning_rate"],
                                   weight_decay=block["weight_decay"], fused=True)
     epochs, weighing = block["epochs"], class_weights(y, classes, block["class_balance"])
@@ -147,7 +149,7 @@ def fit_mlp(
     for entry in epochs_of(net, optimizer, schedule, x, y, seen, truth, epochs, weighing):
         history.append(entry)
         if best is None or preferred(entry) > preferred(best[1]):
-            best = [p.detach().numpy().copy() for p in net.parameters()], entry
+            best = [p.detach().cpu().numpy().copy() for p in net.parameters()], entry
     return *best, history
 
 # %% ../nbs/05_classifier.ipynb #28b7f83a
@@ -160,7 +162,7 @@ def epochs_of(net, optimizer, schedule, x, y, seen, truth, epochs: int, weighing
             optimizer.step()
             if schedule: schedule.step()
             optimizer.zero_grad()
-        with torch.no_grad(): log_probs = log_softmax(net(seen).numpy())
+        with torch.no_grad(): log_probs = log_softmax(net(seen).cpu().numpy())
         yield scored(log_probs, truth) | {"epoch": epoch}
 
 # %% ../nbs/05_classifier.ipynb #d95a5182
@@ -173,8 +175,8 @@ def train_linear(
     "Train a linear head with AdamW at 1e-3, in batches of 256."
     import torch
     torch.manual_seed(seed)
-    x, y, seen = torch.tensor(x), torch.tensor(y), torch.tensor(seen)
-    net = torch.nn.Linear(x.shape[1], classes)
+    x, y, seen = (torch.tensor(v, device=compute_device()) for v in (x, y, seen))
+    net = torch.nn.Linear(x.shape[1], classes).to(x.device)
     weighing = class_weights(y, classes, block["class_balance"])
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     return list(epochs_of(net, optimizer, None, x, y, seen, truth, block["epochs"], weighing))
@@ -274,7 +276,6 @@ def fit(
     work: Work,
 ):
     "Fit heads on a model's features, choose one on validation, and record it. A job."
-    if not work.first: return
     work.meter # of a GPU it measures from here
     data, block, seed = work.inputs["data"], work.spec["classifier"], work.spec["seed"]
     names = read_report(data)["classes"]
@@ -363,7 +364,8 @@ def fit_job(run: Run, arm: str) -> Job: # arm: one of `bases` or `controls`
     spec = {"model": stored.spec["model"], "classifier": block, "features": stored.spec,
             "seed": run.settings["seed"]}
     return Job("flowers102_study.classifier:fit", run.arm(arm), spec,
-               given(data=data_job(run), features=stored, model=stored.inputs.get("model")))
+               given(data=data_job(run), features=stored, model=stored.inputs.get("model")),
+               single=True, threads=run.launch["threads"])
 
 # %% ../nbs/05_classifier.ipynb #c3f58f17
 def together_job(run: Run) -> Job | None: # None: the profile leaves it out
@@ -397,11 +399,18 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     if job.target.endswith(":fit"):
         return {"disk": n * 1e3, "host": 1e9 + 2 * features_size(n, 4, width), "gpu": 0}
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}
-    facts, pictures = model_facts(source), run.classifier["batch_size"]
-    working = (answering_size(pictures) if job.target.endswith(":extract")
-               else activations_size(pictures, False))
+    facts, size, gpu = model_facts(source), run.models["image_size"], bool(devices())
+    extracts = job.target.endswith(":extract")
+    working = (answering_size(run.classifier["batch_size"]) if extracts else
+               activations_size(configuration(source), run.sft["micro_batch_size"],
+                                picture_tokens(configuration(source), size) + TOKENS, gpu,
+                                run.sft["gradient_checkpointing"]))
+    work = n if extracts else run.classifier["joint_steps"] * run.sft["batch_size"]
+    work = (passing_work(source, size, work) if extracts
+            else training_work(source, size, work, "lora"))
     return facts | {"disk": 2 * stored, "host": processes(run) * 2e9 + stored,
-                   "gpu": weights_size(facts["parameters"]) + working}
+                   "gpu": weights_size(facts["parameters"]) + working,
+                   "seconds": seconds_for(work, 2 * facts["parameters"]) if known(source) else 0.}
 
 # %% ../nbs/05_classifier.ipynb #45b2edb3
 def nearest_alike(x, labels) -> dict: # a share with its interval

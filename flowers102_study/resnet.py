@@ -27,6 +27,7 @@ from .core.work import Work
 from .data import audit_job, data_job, expected
 from .pictures.sources import listing_sum
 from .pictures.views import MODES, training_batch
+from .vlm.downloads import fetch
 from .vlm.cnn import (START, load_state, predict, save_state, tensors, train_epoch,
                                       wearing, whole, wrap)
 from .vlm.memory import LIBRARIES, number_size, pixels_size
@@ -59,6 +60,7 @@ def published_network(block: dict, labels: dict):
     "Load a network of the Hub or of a folder; only its last layer may be missing."
     from transformers import ResNetForImageClassification
     name = block["model"]
+    fetch(name + (f"@{block['revision']}" if block["revision"] else ""))
     try:
         model, loading = ResNetForImageClassification.from_pretrained(
             name, revision=block["revision"] or None, use_safetensors=True,
@@ -142,7 +144,8 @@ def train(
     history, best = fit(work, model, optimizer, parts, len(names))
     found, weights = results_of(accelerator, model, best, parts, block["image_size"])
     if not work.first: return
-    save_model(work.folder / "model", block, names, weights, crop)
+    config = accelerator.unwrap_model(model).config
+    save_model(work.folder / "model", config, weights, block["image_size"], crop)
     record(work, found, history, **counts)
 
 # %% ../nbs/08_resnet.ipynb #26d7d6bc
@@ -172,8 +175,9 @@ def fit(
         if preferred(entry) > max(map(preferred, state["history"]), default=(-1,)):
             best = [t.clone() for t in average]
         state |= {"epoch": epoch + 1, "history": [*state["history"], entry]}
-        save_state(work, model, optimizer, average, best, state)
-        if work.first: work.keep_measured()
+        if work.checkpoint_due() or epoch + 1 == epochs:
+            save_state(work, model, optimizer, average, best, state)
+            if work.first: work.keep_measured()
         if work.first: say_epoch(work, entry, epochs, len(parts["train"][0]), curves)
     curves.end()
     return state["history"], best
@@ -199,7 +203,7 @@ def say_epoch(work: Work, entry: dict, epochs: int, pictures: int, curves):
     "Show how far a training is, and add to its curves; `pictures` is how many there are."
     done, accuracy, batch = entry["epoch"], entry["validation"], work.spec["resnet"]["batch_size"]
     whole_batches = max(1, pictures // batch) * min(batch, pictures) # the rest waits for another epoch
-    pace = done * whole_batches / max(.1, work.measured()["seconds"])
+    pace = done * whole_batches / max(.1, work.meter.read()["seconds"])
     note = f"loss {entry['loss']:.2f}  validation {100 * accuracy:.1f} %  {pace:.0f} pictures/s"
     work.progress(done, epochs, note)
     curves.log(done, **{key: entry[key] for key in ("loss", "validation", "validation_loss")})
@@ -218,14 +222,14 @@ def record(work: Work, found: dict, history: list, **counts): # found: {split: (
                       epoch=chosen["epoch"], validation=chosen["validation"], **counts)
 
 # %% ../nbs/08_resnet.ipynb #7e1c1b40
-def save_model(folder: Path, block: dict, names: list, state: dict, crop: float):
+def save_model(folder: Path, config, state: dict, size: int, crop: float): # config: the network's
     "Write the network and its image processor as transformers expects them."
+    from transformers import ResNetForImageClassification
     from flowers102_study.vlm.heads import image_processor
-    model = build_model(block | {"freeze_backbone": False}, names, weights=False)
+    model = ResNetForImageClassification(config)
     model.load_state_dict(state)
     model.save_pretrained(folder)
-    image_processor(block["image_size"], crop, 2, [.485, .456, .406],
-                    [.229, .224, .225]).save_pretrained(folder)
+    image_processor(size, crop, 2, [.485, .456, .406], [.229, .224, .225]).save_pretrained(folder)
 
 # %% ../nbs/08_resnet.ipynb #b226f4c7
 def check_settings(block: dict): # the profile's `resnet` block; raises SettingsError

@@ -17,7 +17,9 @@ import numpy as np
 
 from .baselines import model_job
 from .scores.cards import dataset_card, model_card
-from .vlm.models import base_of, split_source
+from .vlm.downloads import split_source
+from .vlm.models import base_of
+from .core.devices import compute_device
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
 from .core.dataset import read_report
@@ -53,11 +55,10 @@ def other_model(run: Run, arm: str, settings: dict) -> dict: # kind, source; rai
 def opened_vlm(run: Run, source: str): # a VLM
     "Load a model that answers in words, as the run asks it."
     from flowers102_study.vlm.models import load
-    import torch
     from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     how = run.models
-    return load(source, how["image_size"], "cuda" if torch.cuda.is_available() else "cpu", how["dtype"],
+    return load(source, how["image_size"], compute_device(), how["dtype"],
                 how["system_prompt"])
 
 
@@ -65,11 +66,10 @@ def opened_classifier(source: str): # (model, image processor)
     "Load a head or a CNN."
     from transformers import AutoImageProcessor, AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
-    import torch
     from flowers102_study.vlm import heads # noqa: F401 (makes them known)
     disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(source).eval()
-    return (model.to("cuda" if torch.cuda.is_available() else "cpu"),
+    return (model.to(compute_device()),
             AutoImageProcessor.from_pretrained(source, backend="pil"))
 
 # %% ../nbs/sharing.ipynb #e5a2ee25

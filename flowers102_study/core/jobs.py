@@ -9,6 +9,7 @@ __all__ = ['WORKING', 'Job', 'given', 'prepare', 'finish', 'take_place', 'awaite
 import fcntl
 import json
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class Job:
     spec: dict = field(hash=False) # JSON: everything that decides the result
     # whose folders it reads, by name: {"data": Job, "model": Job, …}
     inputs: dict = field(default_factory=dict, hash=False)
-    single: bool = False # one process, whatever devices there are: it writes files and trains nothing
+    single: bool = False # one process, whatever devices there are; with `threads` it shares the cores
     stage: str = "" # whose notebook runs it; "": the target's module
     threads: int = 0 # of each process on a CPU; 0: `launch.threads`. Other numbers are other last bits
 
@@ -108,9 +109,12 @@ def alone(folder: Path, what: str = "jobs"):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{what}.lock", "w") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise SettingsError(f"{shown(folder)} is being worked on by another process; wait until it "
                                 "ends") from None
+        except OSError as error: # Lustre and NFS may know no locks
+            print(f"{shown(folder)}: this file system has no locks ({error.strerror}); see to it that "
+                  "nothing else works on this run", file=sys.stderr)
         yield # the lock goes with the file, also when this process is killed
 
 # %% ../../nbs/core/jobs.ipynb #527bb9cb

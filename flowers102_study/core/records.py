@@ -76,9 +76,9 @@ def digest(value) -> str: # 64 hexadecimal digits
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/core/records.ipynb #efc94c28
-def content_sum(path: Path) -> str: # of what two equal runs share
+def content_sum(path: Path, whole: str = "") -> str: # of what two equal runs share; whole: its sha256
     "Hash a file; a result without its block `measured`, an adapter without its base's folder."
-    if path.name not in ("result.json", "adapter_config.json"): return sha256(path)
+    if path.name not in ("result.json", "adapter_config.json"): return whole or sha256(path)
     content = json.loads(path.read_text())
     if path.name == "result.json": return digest({k: v for k, v in content.items() if k != "measured"})
     base = str(content.get("base_model_name_or_path"))
@@ -97,10 +97,12 @@ def seal(
                    and p.relative_to(folder).parts[0] not in leave)
     names = [p.relative_to(folder).as_posix() for p in files]
     for path in files: sync(path)
+    sums = [sha256(p) for p in files]
     manifest = {"key": key,
-                "files": {name: {"sha256": sha256(p), "bytes": p.stat().st_size}
-                          for name, p in zip(names, files)},
-                "fingerprint": digest({name: content_sum(p) for name, p in zip(names, files)}),}
+                "files": {name: {"sha256": whole, "bytes": p.stat().st_size}
+                          for name, p, whole in zip(names, files, sums)},
+                "fingerprint": digest({name: content_sum(p, whole)
+                                       for name, p, whole in zip(names, files, sums)})}
     write_json(Path(folder) / MANIFEST, manifest)
     return manifest
 

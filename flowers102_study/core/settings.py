@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'project_root', 'stages', 'package_folder', 'require',
-           'flat', 'fits', 'renamed', 'refuse_keys', 'set_key', 'read_profile', 'Run', 'label_of', 'run_name',
-           'model_folder', 'data_source', 'open_run', 'notebook_run', 'shown']
+           'flat', 'fits', 'renamed', 'refuse_keys', 'set_key', 'profile_path', 'profile_keys', 'named_models',
+           'read_profile', 'Run', 'label_of', 'run_name', 'model_folder', 'data_source', 'open_run', 'notebook_run',
+           'shown']
 
 # %% ../../nbs/core/settings.ipynb #69abb338
 import copy
@@ -134,23 +135,41 @@ def set_key(
     settings[last] = value
 
 # %% ../../nbs/core/settings.ipynb #badfc946
+def profile_path(profile: str) -> Path: # raises SettingsError with the nearest name
+    "Find a profile's file by its name or path."
+    folder, path = package_folder() / "profiles", Path(profile).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        path = folder / f"{one_of(profile, known, 'profile')}.yaml"
+    if not path.exists(): raise SettingsError(f"no profile at {path}")
+    return path
+
+
+def profile_keys(profile: str, before: tuple = ()) -> dict: # {dotted key: value}
+    "Read a profile's keys, over those of the profile that it is `like`, where it names one."
+    path = profile_path(profile)
+    try: own = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error: raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(own, dict): raise SettingsError(f"{path} must hold keys and values")
+    like = own.pop("like", "")
+    require(path not in before, f"{path}: profiles are like one another, in a circle")
+    return (profile_keys(like, (*before, path)) if like else {}) | flat(own)
+
+# %% ../../nbs/core/settings.ipynb #f04d6536
+def named_models(changes: dict) -> dict: # {"models.qwen3-vl-2b": ""}: keys of the schema, then
+    "Find models under names of their own: what has a slash is a Hub id or a folder."
+    return {key: "" for key, value in changes.items()
+            if key.startswith("models.") and key.count(".") == 1 and "/" in str(value)}
+
+
 def read_profile(
     profile: str = "pocket", # the name of one in `profiles/`, or a path to a YAML file
     overrides: dict | None = None, # {"resnet.epochs": 2}: dotted keys that replace the profile's
 ) -> dict: # the whole settings, nested by block
     "Read a profile over pocket's values, then `overrides`; raise SettingsError on anything unknown."
-    folder = package_folder() / "profiles"
-    path = Path(profile).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        path = (folder
-                / f"{one_of(profile, sorted(p.stem for p in folder.glob('*.yaml')), 'profile')}.yaml")
-    if not path.exists(): raise SettingsError(f"no profile at {path}")
-    settings = yaml.safe_load((folder / "pocket.yaml").read_text())
-    schema = flat(settings)
-    try: own = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error: raise SettingsError(f"{path} is not YAML: {error}") from None
-    if not isinstance(own, dict): raise SettingsError(f"{path} must hold keys and values")
-    changes = flat(own) | flat(overrides or {})
+    settings = yaml.safe_load(profile_path("pocket").read_text())
+    changes = profile_keys(profile) | flat(overrides or {})
+    schema = named_models(changes) | flat(settings)
     refuse_keys(changes, schema)
     for key, value in changes.items(): set_key(settings, key, value, schema)
     return settings

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LARGEST', 'OXFORD', 'SUMS', 'OXFORD_SPLITS', 'SUFFIXES', 'SPLIT_NAMES', 'LABELS', 'Unreadable', 'read_rgb',
            'on_white', 'squared', 'Picture', 'Collection', 'fetch', 'append', 'download_oxford', 'unpack',
-           'oxford_names', 'oxford_pictures', 'visible', 'folder_pictures', 'hub_columns', 'hub_dataset', 'rows_of',
-           'hub_pictures', 'drawn_counts', 'draw_class', 'drawn_pictures', 'collect', 'listing_sum', 'listing_at']
+           'oxford_site', 'oxford_collection', 'oxford_names', 'oxford_pictures', 'visible', 'folder_pictures',
+           'hub_columns', 'hub_dataset', 'rows_of', 'hub_pictures', 'drawn_counts', 'draw_class', 'drawn_pictures',
+           'collect', 'listing_sum', 'listing_at']
 
 # %% ../../nbs/pictures/sources.ipynb #f8ac6d1f
 import functools
@@ -175,6 +176,32 @@ def unpack(archive: Path, folder: Path):
         for member in tar:
             if member.isfile() and re.fullmatch(r"(\./)?jpg/image_\d{5}\.jpg", member.name):
                 (folder / "jpg" / Path(member.name).name).write_bytes(tar.extractfile(member).read())
+
+# %% ../../nbs/pictures/sources.ipynb #6932c184
+def oxford_site() -> tuple: # (address, {file: md5}); raises SettingsError where a mirror does not answer
+    "Return where Oxford's files are taken from: its server, or the mirror that FLOWERS102_MIRROR names."
+    mirror = os.environ.get("FLOWERS102_MIRROR", "").rstrip("/")
+    if not mirror: return OXFORD, SUMS
+    import requests
+    try: reply = requests.get(f"{mirror}/md5sums.txt", timeout=60)
+    except requests.RequestException as error:
+        raise SettingsError(f"FLOWERS102_MIRROR: no answer from {mirror} ({error})") from error
+    if not reply.ok: return f"{mirror}/", SUMS
+    sums = {name: md5 for md5, name in map(str.split, reply.text.splitlines())}
+    absent = SUMS.keys() - sums.keys()
+    if absent: raise SettingsError(f"{mirror}/md5sums.txt does not list {', '.join(sorted(absent))}")
+    return f"{mirror}/", {name: sums[name] for name in SUMS}
+
+
+def oxford_collection(split: str) -> Collection:
+    "Download Oxford's files where they are not in the cache, and list their pictures."
+    import pooch
+    address, sums = oxford_site()
+    name = "oxford" if sums == SUMS else f"oxford-{digest(sums)[:8]}"
+    found = oxford_pictures(
+        download_oxford(Path(pooch.os_cache("flowers102-study")) / name, address, sums), split)
+    found.origin |= {"address": address, "md5": sums}
+    return found
 
 # %% ../../nbs/pictures/sources.ipynb #10a88be5
 OXFORD_SPLITS = { # Oxford's own lists: trnid 1,020, valid 1,020, tstid 6,149
@@ -356,18 +383,13 @@ def collect(
     pool, # a process pool
 ) -> Collection:
     "List the pictures of whichever source the profile names."
-    import pooch
     source = block["source"]
     if (source != "oxford" and not (Path(source) / "imagelabels.mat").exists() and block["split"] !=
         "study"):
         raise SettingsError("data.split: 'official' is Oxford's own; other sources have 'study'")
     if source == "drawn": return drawn_pictures(block, seed, pool)
     if source.startswith("hub:"): return hub_pictures(source.removeprefix("hub:"))
-    if source == "oxford":
-        found = oxford_pictures(download_oxford(Path(pooch.os_cache("flowers102-study")) / "oxford"),
-                                block["split"])
-        found.origin |= {"address": OXFORD, "md5": SUMS}
-        return found
+    if source == "oxford": return oxford_collection(block["split"])
     return (oxford_pictures(Path(source), block["split"]) if (Path(source) / "imagelabels.mat").exists()
             else folder_pictures(Path(source)))
 

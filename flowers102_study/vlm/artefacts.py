@@ -20,6 +20,9 @@ SHARDS = "pytorch_model_fsdp_0" # accelerate's name for the folder of FSDP's sha
 def bare_network(source: str): # transformers' network, in the precision that it is stored in, on the CPU
     "Load a network without its processor."
     from transformers import AutoModelForImageTextToText
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    # after a ZeRO-3 training one process alone would wait for the others' parts
+    unset_hf_deepspeed_config()
     return loaded(AutoModelForImageTextToText, source, dtype="auto", use_safetensors=True)
 
 
@@ -44,9 +47,10 @@ def merged_shards(folder: Path) -> dict: # {name: tensor}
     "Read FSDP's shards as whole tensors."
     import torch
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-    with tempfile.TemporaryDirectory() as place:
+    # beside the shards, where there is room for them: a temporary folder may be memory
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         dcp_to_torch_save(folder, Path(place) / "whole.pt")
-        found = torch.load(Path(place) / "whole.pt", weights_only=True)
+        found = torch.load(Path(place) / "whole.pt", weights_only=True, mmap=True)
     return found.get("model", found)
 
 # %% ../../nbs/vlm/artefacts.ipynb #49a4a800

@@ -10,6 +10,7 @@ __all__ = ['TEMPLATES', 'KINDS', 'PUBLISHED', 'sentences', 'DualEncoder', 'unit'
 import numpy as np
 
 from ..core.settings import one_of, require
+from .downloads import fetch
 from .models import commit_of, dtype_of, loaded, normalised
 
 # %% ../../nbs/vlm/contrastive.ipynb #155aa134
@@ -108,6 +109,7 @@ def load_dual(
 ) -> DualEncoder: # raises SettingsError with advice
     "Load a contrastive model."
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    fetch(source)
     one_of(loaded(AutoConfig, source).model_type, KINDS, f"kind of contrastive model in {source!r}:")
     tokenizer = loaded(AutoTokenizer, source) # before the weights
     how = loaded(AutoImageProcessor, source, backend="pil")

@@ -10,7 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from .models import FAMILIES, split_source
+from .downloads import FILES, fetch, split_source
+from .models import FAMILIES
 from ..core.settings import SettingsError, require
 
 # %% ../../nbs/vlm/foreign.ipynb #5e277c36
@@ -19,10 +20,9 @@ def files_of(source: str) -> Path: # a folder
     name, revision = split_source(source)
     if Path(name).is_dir(): return Path(name)
     from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(name, revision=revision,
-                                      allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt",
-                                                      "*.model"]))
+    fetch(source)
+    try: return Path(snapshot_download(name, revision=revision, allow_patterns=FILES,
+                                       local_files_only=True))
     except Exception as error: # the Hub's library has many ways to fail
         raise SettingsError(f"could not read {source!r}: {str(error).splitlines()[0]}\nIt takes "
                             "OWNER/NAME, with @REVISION if need be, or a folder.") from error

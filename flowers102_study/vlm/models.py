@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'DTYPES', 'patches', 'single', 'whole', 'chat', 'qwen_tokens', 'idefics_tokens', 'blip_tokens',
-           'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'split_source',
-           'base_of', 'loaded', 'dtype_of', 'load', 'network', 'commit_of', 'normalised', 'VLM', 'padded', 'inputs',
-           'generated', 'answer', 'encoded']
+           'continuation', 'own_answer', 'ended', 'Family', 'bare', 'processor_class', 'save_processor', 'base_of',
+           'loaded', 'dtype_of', 'load', 'network', 'commit_of', 'resized', 'normalised', 'levels', 'shrunk', 'VLM',
+           'padded', 'inputs', 'generated', 'answer', 'encoded']
 
 # %% ../../nbs/vlm/models.ipynb #bb344b25
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -18,6 +17,7 @@ from typing import Callable
 import numpy as np
 
 from ..core.settings import SettingsError, one_of, require
+from .downloads import fetch, split_source
 from .towers import streamline
 
 # %% ../../nbs/vlm/models.ipynb #cf21649f
@@ -160,13 +160,6 @@ def save_processor(processor, folder: Path):
     write_json(path, config | {"processor_class": "Qwen3VLProcessor", "video_processor": video})
 
 # %% ../../nbs/vlm/models.ipynb #28bd1bf9
-def split_source(source: str) -> tuple: # (id or folder, revision or None)
-    "Split OWNER/NAME@REVISION; a folder has no revision."
-    if Path(source).expanduser().is_dir(): return str(Path(source).expanduser()), None
-    name, _, revision = source.partition("@")
-    return name, revision or None
-
-
 def base_of(source: str) -> str: # the same, where it is no adapter
     "Return the model that an adapter belongs to, as OWNER/NAME@REVISION or a folder."
     from transformers.utils import find_adapter_config_file
@@ -203,7 +196,7 @@ def dtype_of(
     "Return numbers of the kind that is asked for; auto: bfloat16 on a GPU, float32 on a CPU."
     import torch
     if one_of(name, DTYPES, "models.dtype") != "auto": return getattr(torch, name)
-    return torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+    return torch.bfloat16 if str(device).startswith(("cuda", "xpu")) else torch.float32
 
 # %% ../../nbs/vlm/models.ipynb #4e23c177
 def load(
@@ -212,29 +205,36 @@ def load(
     device: str = "cpu",
     dtype: str = "auto", # one of DTYPES
     system: str = "", # a system message before every question
+    **options, # attn_implementation, quantization_config: transformers' own
 ): # a VLM; raises SettingsError with advice
     "Load a vision-language model."
     from transformers import AutoConfig
-    config = loaded(AutoConfig, base_of(source))
+    fetch(source)
+    base = base_of(source)
+    if base != source: fetch(base)
+    config = loaded(AutoConfig, base)
     family = FAMILIES[one_of(config.model_type, FAMILIES, f"kind of model in {source!r}:")]
     kind = dtype_of(dtype, device)
     processor = loaded(processor_class(family.processor), source, backend="pil") # before the weights
     if getattr(processor, "num_query_tokens", 0) is None: # older files lack it
         processor.num_query_tokens = config.num_query_tokens
-    net = network(source, kind, device)
+    net = network(source, kind, device, **options)
     try: return VLM(streamline(net).eval(), processor, size, system, commit_of(source))
     except Exception as error:
         raise SettingsError(f"{source!r} was loaded, but its processor, tokenizer or chat template "
                             f"cannot be used: {error}") from error
 
 # %% ../../nbs/vlm/models.ipynb #1c6f3a97
-def network(source: str, dtype, device: str): # raises SettingsError where weights are missing
+def network(
+    source: str,
+    dtype,
+    device: str,
+    **options, # as of `load`
+): # raises SettingsError where weights are missing
     "Load a model's weights onto a device."
     from transformers import AutoModelForImageTextToText
-    # ZeRO-3 places weights itself
-    placed = {} if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else {"device_map": {"": device}}
     net, loading = loaded(AutoModelForImageTextToText, source, dtype=dtype, use_safetensors=True,
-                          output_loading_info=True, **placed)
+                          output_loading_info=True, device_map={"": device}, **options)
     absent = sorted(loading["missing_keys"])
     require(not absent, f"{source!r} lacks {len(absent)} of its weights, {absent[:3]} among them: "
                         "it was not saved whole")
@@ -250,22 +250,38 @@ def commit_of(source: str) -> str: # "" for a folder
     return Path(path).parent.name if isinstance(path, str) else ""
 
 # %% ../../nbs/vlm/models.ipynb #0de34c17
+def resized(x, side: int, how): # (n, 3, height, width) in grey levels -> (n, 3, side, side)
+    "Resize pictures as Pillow does, smoothed and in whole grey levels."
+    import torch.nn.functional as F
+    if x.shape[-1] == side: return x
+    mode = {2: "bilinear", 3: "bicubic"}[int(how.resample)]
+    x = F.interpolate(x, (side, side), mode=mode, antialias=True, align_corners=False)
+    return x.round().clamp(0, 255)
+
+
 def normalised(
-    pictures, # (n, size, size, 3) uint8
+    pictures, # (n, size, size, 3) uint8, or what `shrunk` returns
     side: int, # pixels a side that the network sees
     how, # the image processor: resample, image_mean, image_std
     device,
 ): # (n, 3, side, side) float32
-    "Resize pictures as Pillow does, smoothed and in whole grey levels, and normalise them."
+    "Resize pictures and normalise them."
     import torch
-    import torch.nn.functional as F
-    x = torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float()
-    if x.shape[-1] != side:
-        mode = {2: "bilinear", 3: "bicubic"}[int(how.resample)]
-        x = F.interpolate(x, (side, side), mode=mode, antialias=True, align_corners=False).round().clamp(
-            0, 255)
+    x = resized(levels(pictures, device), side, how)
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
     return (x / 255 - mean) / std
+
+
+def levels(pictures, device): # (n, 3, height, width) float32
+    "Put pictures on a device, channels first, in grey levels."
+    import torch
+    if torch.is_tensor(pictures): return pictures
+    return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float()
+
+
+def shrunk(pictures, size: int, how, device): # (n, 3, size, size) float32
+    "Bring pictures to the size at which a model is asked about them."
+    return resized(levels(pictures, device), size, how)
 
 # %% ../../nbs/vlm/models.ipynb #c2f36784
 class VLM:
@@ -322,7 +338,10 @@ class VLM:
 
     def normalised(self, pictures): # (n, 3, side, side)
         "Resize and normalise pictures (n, size, size, 3) uint8 on the model's device."
-        return normalised(pictures, self.side, self.processor.image_processor, self.device)
+        how = self.processor.image_processor
+        # stored larger than they are to be asked about: brought to that size, then to the processor's
+        if pictures.shape[1] != self.size: pictures = shrunk(pictures, self.size, how, self.device)
+        return normalised(pictures, self.side, how, self.device)
 
 # %% ../../nbs/vlm/models.ipynb #a5baca95
 def padded(rows: list, fill: int, device, left: bool = True): # (ids, mask), each (n, longest)

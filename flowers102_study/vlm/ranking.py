@@ -101,12 +101,14 @@ ROOM = 1 << 28 # logits, or places of a mask, held at a time: a gigabyte in floa
 
 
 def head(vlm: VLM, states): # float32 logits
-    "Turn hidden states into logits."
-    if not vlm.family.encodes: return vlm.net.lm_head(states).float()
+    "Turn hidden states into logits, in float32: bfloat16 has steps of an eighth where logits are 16."
+    import torch.nn.functional as F
+    if not vlm.family.encodes: return F.linear(states.float(), vlm.net.lm_head.weight.float())
     language = vlm.net.language_model
     # so called in newer versions
     scaled = getattr(language.config, "scale_decoder_outputs", language.config.tie_word_embeddings)
-    return language.lm_head(states * language.config.d_model ** -.5 if scaled else states).float()
+    states = states.float() * language.config.d_model ** -.5 if scaled else states.float()
+    return F.linear(states, language.lm_head.weight.float())
 
 
 def edge_log_probs(vlm: VLM, states, trie: Trie): # (n, edges) float32

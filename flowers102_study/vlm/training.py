@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'taught', 'answers_of_decoder', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient',
-           'refuse', 'watcher', 'checkpoints', 'newest', 'remember', 'complete', 'keeper', 'optimizers', 'joined',
-           'arguments', 'shard_on_cpu', 'train_along', 'history_of']
+           'refuse', 'watcher', 'checkpoints', 'resumable', 'newest', 'prune', 'remember', 'complete', 'keeper',
+           'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'train_along', 'history_of']
 
 # %% ../../nbs/vlm/training.ipynb #2b38774c
 import math
@@ -20,7 +20,7 @@ from .models import VLM, inputs, padded
 from ..core.records import seal, sealed
 from ..core.settings import require
 from ..core.tracking import Curves
-from ..core.work import Work
+from ..core.work import MINUTES, Work
 
 # %% ../../nbs/vlm/training.ipynb #d87666cf
 def taught(
@@ -190,17 +190,32 @@ def checkpoints(
     return {step: found[step] for step in sorted(found) if sealed(found[step])}
 
 
+def resumable(checkpoint: Path) -> bool:
+    "Return whether a checkpoint has the optimizer's state, too: some have weights alone."
+    return any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
+
+
 def newest(
     folder: Path, # holds checkpoint-<step>
     accelerator=None, # where several processes ask: the first removes, all wait
 ) -> Path | None:
     "Remove half-written checkpoints and return the newest that is whole."
-    whole = checkpoints(folder)
+    whole = [path for path in checkpoints(folder).values()]
+    # what comes after the last that can be resumed will be trained again
+    while whole and not resumable(whole[-1]): whole.pop()
     if accelerator is None or accelerator.is_main_process:
         for path in Path(folder).glob("checkpoint-*"):
-            if path not in whole.values(): shutil.rmtree(path)
+            if path not in whole: shutil.rmtree(path)
     if accelerator: accelerator.wait_for_everyone()
-    return list(whole.values())[-1] if whole else None
+    return whole[-1] if whole else None
+
+
+def prune(folder: Path, best: int): # best: the step whose weights validation prefers
+    "Remove checkpoints but the best, and the two newest that a training can go on from."
+    found = checkpoints(folder)
+    kept = {best, *[step for step, path in found.items() if resumable(path)][-2:]}
+    for step, path in found.items():
+        if step not in kept: shutil.rmtree(path)
 
 # %% ../../nbs/vlm/training.ipynb #40a3ab5a
 def remember(state, value: float, folder: Path): # state: Trainer's; folder: of the checkpoints
@@ -215,7 +230,7 @@ def remember(state, value: float, folder: Path): # state: Trainer's; folder: of 
 def complete(folder: Path, model, work: Work): # folder: a checkpoint
     "Add to a checkpoint what Trainer leaves out where weights are sharded, and seal it."
     if hasattr(model, "peft_config"): model.peft_config["default"].save_pretrained(folder)
-    work.keep_measured()
+    if resumable(folder): work.keep_measured()
     seal(folder)
 
 # %% ../../nbs/vlm/training.ipynb #4cfa1f8e
@@ -226,6 +241,7 @@ def keeper(
 ): # a TrainerCallback
     "Score the model now and then, remember the best, and seal every checkpoint."
     from transformers import TrainerCallback
+    minutes = float(os.environ.get(MINUTES, 0)) > 0
     class Keeper(TrainerCallback):
         def on_train_begin(self, args, state, control, **rest):
             self.curves = Curves(work.folder)
@@ -233,11 +249,16 @@ def keeper(
         def on_train_end(self, args, state, control, **rest): self.curves.end()
 
         def on_step_end(self, args, state, control, **rest):
-            if state.global_step % every and state.global_step < state.max_steps: return
-            remember(state, score(), Path(args.output_dir))
-            self.curves.log(state.global_step, validation=state.log_history[-1]["validation"])
-            # a resumed run averages its losses from here, so this one does, too
-            control.should_log = control.should_save = True
+            step, due = state.global_step, False
+            asked = step % every == 0 or step == state.max_steps
+            # a resumed run averages its losses from its checkpoint, so they are logged there, too
+            if asked or step % state.logging_steps == 0: due = work.checkpoint_due()
+            if asked:
+                remember(state, score(), Path(args.output_dir))
+                self.curves.log(step, validation=state.log_history[-1]["validation"])
+                control.should_log = True
+            control.should_save = (asked or minutes) and (due or state.best_global_step == step)
+            args.save_only_model = not due # of the best, the weights are enough
 
         def on_log(self, args, state, control, logs=None, **rest):
             if "loss" not in (logs or {}): return
@@ -252,7 +273,9 @@ def keeper(
         def on_save(self, args, state, control, model=None, **rest):
             work.accelerator.wait_for_everyone()
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if work.first: complete(folder, model, work)
+            if work.first:
+                complete(folder, model, work)
+                prune(folder.parent, state.best_global_step)
             work.accelerator.wait_for_everyone()
     return Keeper()
 
@@ -297,7 +320,7 @@ def joined(parts: list): # a torch optimizer
 PLAIN = {"train_sampling_strategy": "sequential", "dataloader_drop_last": True,
          "dataloader_num_workers": 0, "dataloader_pin_memory": False, "remove_unused_columns": False,
          "label_names": ["labels"], "logging_nan_inf_filter": False, "save_strategy": "no",
-         "save_total_limit": 2, "report_to": "none", "disable_tqdm": True}
+         "report_to": "none", "disable_tqdm": True}
 
 # %% ../../nbs/vlm/training.ipynb #4d018cf3
 def arguments(
@@ -308,11 +331,11 @@ def arguments(
     held: int, # pictures of a process at once
     accumulation: int,
     seed: int,
-    gpu: bool,
+    device: str, # cuda | xpu | mps | cpu
 ): # TrainingArguments
     "Set Trainer up for one training."
     from transformers import TrainingArguments
-    together = not gpu and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    together = device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1
     checkpointing = {"gradient_checkpointing": True,
                      "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     return TrainingArguments(str(folder), per_device_train_batch_size=held,
@@ -320,7 +343,8 @@ def arguments(
                              warmup_steps=max(1, round(block["warmup_ratio"] * steps)),
                              learning_rate=block["learning_rate"], lr_scheduler_type="cosine",
                              weight_decay=block["weight_decay"], max_grad_norm=1.,
-                             optim="adamw_torch_fused", bf16=gpu, use_cpu=not gpu,
+                             optim="adamw_torch_fused", bf16=device in ("cuda", "xpu"),
+                             use_cpu=device == "cpu",
                              ddp_backend="gloo" if together else None, ddp_find_unused_parameters=False,
                              seed=seed, data_seed=seed, logging_steps=max(1, steps // 60), **PLAIN,
                              **(checkpointing if block["gradient_checkpointing"] else {}))
@@ -356,6 +380,9 @@ def train_along(
     # the number of answer tokens goes to the loss, not into the network
     trainer.model_accepts_loss_kwargs = False
     # Trainer would not count the first column, which is a target here
+    require(hasattr(trainer, "_loss_shifts_labels"),
+            "this version of transformers counts an answer's tokens in a way that is not known here: "
+            "the loss would be off by a factor; install transformers 5.23")
     trainer._loss_shifts_labels = False
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer.state

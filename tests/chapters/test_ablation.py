@@ -248,3 +248,16 @@ def test_a_name_with_a_dot_is_compared_with_the_one_before_it(run):
 def test_a_run_without_the_open_question_has_nothing_to_compare(run):
     other = run.changed({"baselines.tasks": ["closed-qa"]})
     assert ablation.jobs(other) == hypotheses.jobs(other) == []
+
+
+def test_sizes_that_no_network_sees_are_refused(study, monkeypatch):
+    monkeypatch.chdir(study)
+    size = lambda side: {"ablation.size": [{f"side{side}": {"models.image_size": side}}]}
+    names = lambda run: [job.name for _, job in ablation.asked_arms(run, "size")]
+    full = {"ablation.models": ["qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl"],
+            "data.source": "drawn"}
+    assert names(open_run("paper", overrides=full | size(384))) == ["qwen3-vl-4b.side384",
+                                                                    "idefics2-8b.side384"]
+    assert names(open_run("paper", overrides=full | size(256))) == ["qwen3-vl-4b.side256"]
+    with pytest.raises(SettingsError, match="no network of ablation.models sees what side100 says"):
+        names(open_run("paper", overrides=full | size(100)))

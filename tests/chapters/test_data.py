@@ -271,3 +271,22 @@ def test_official_is_oxfords_own(tmp_path):
     class_folders(tmp_path / "own")
     with pytest.raises(SettingsError, match="Oxford's own"):
         prepared(tmp_path / "data", tmp_path / "own", split="official")
+
+
+def test_a_mirror_says_what_it_has(site, tmp_path, monkeypatch):
+    address, folder = site
+    oxford_layout(tmp_path / "layout")
+    sums = put_on(folder, tmp_path / "layout")
+    monkeypatch.setenv("FLOWERS102_MIRROR", address)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SettingsError, match="hash of downloaded file"): # not Oxford's bytes
+        sources.oxford_collection("study")
+    (folder / "md5sums.txt").write_text("".join(f"{md5}  {name}\n" for name, md5 in sums.items()))
+    found = sources.oxford_collection("study")
+    assert len(found.pictures) == 60
+    assert found.origin["address"] == address and found.origin["md5"] == sums
+    (folder / "md5sums.txt").write_text("00  setid.mat\n")
+    with pytest.raises(SettingsError, match="does not list 102flowers.tgz, imagelabels.mat"):
+        sources.oxford_site()
+    monkeypatch.setenv("FLOWERS102_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(SettingsError, match="no answer from"): sources.oxford_site()

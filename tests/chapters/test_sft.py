@@ -1,4 +1,5 @@
 """Fine-tuning on one process, on two, and with shared weights; checkpoints, adapters, a tuned model."""
+import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +17,10 @@ from flowers102_study.core.settings import SettingsError, open_run
 from safetensors.numpy import load_file
 
 WAYS = {"one": {}, "ddp": {"launch.num_processes": 2},
-        "fsdp2": {"launch.num_processes": 2, "launch.accelerate_config": "fsdp2"}}
+        "fsdp2": {"launch.num_processes": 2, "launch.accelerate_config": "fsdp2"},
+        "zero3": {"launch.num_processes": 2, "launch.accelerate_config": "zero3"}}
+DEEPSPEED = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None,
+                               reason="deepspeed is not installed (pip install deepspeed)")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,43 @@ def history(run) -> list: return json.loads((sft.train_job(run).out / "history.j
 
 
 def weights(run) -> dict: return load_file(next(sft.train_job(run).out.glob("*model.safetensors")))
+
+
+@DEEPSPEED
+def test_zero3_trains_as_ddp_does_and_its_model_opens(study, trained):
+    from transformers import AutoModelForImageTextToText
+    run = prepared("full-zero3", **WAYS["zero3"])
+    run_jobs(run, [sft.train_job(run)], "sft")
+    losses = [[h["loss"] for h in history(r) if "loss" in h] for r in (run, trained["full", "ddp"])]
+    assert np.allclose(*losses, atol=1e-4)
+    out = sft.train_job(run).out
+    _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"]
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 1e9], ids=["at every log", "never"])
+def test_when_checkpoints_are_written_changes_no_result(trained, minutes):
+    run = prepared(f"full-{minutes:.0f}", **{"launch.checkpoint_minutes": minutes})
+    run_jobs(run, [sft.train_job(run)], "sft")
+    files = lambda r: {p.name: p.read_bytes() for p in sorted(sft.train_job(r).out.iterdir())
+                       if p.suffix in (".safetensors",) or p.name == "history.json"}
+    one, two = files(run), files(trained["full", "one"])
+    assert one.keys() == two.keys() and all(one[name] == two[name] for name in one)
+
+
+def test_between_checkpoints_the_best_weights_are_kept_alone(tmp_path):
+    from flowers102_study.core.records import seal
+    from flowers102_study.vlm.training import checkpoints, newest, prune
+    for step, whole in ((10, True), (20, True), (30, True), (40, False), (50, False)):
+        place = tmp_path / f"checkpoint-{step}"
+        place.mkdir()
+        (place / "model.safetensors").write_text("weights")
+        if whole: (place / "optimizer.pt").write_text("moments")
+        seal(place)
+    prune(tmp_path, best=50)
+    assert list(checkpoints(tmp_path)) == [20, 30, 50]
+    # what comes after the one that can be resumed is trained again
+    assert newest(tmp_path).name == "checkpoint-30" and list(checkpoints(tmp_path)) == [20, 30]
 
 
 @pytest.mark.parametrize("method, way", [("full", "ddp"), ("full", "fsdp2"), ("lora", "fsdp2")])
@@ -119,7 +160,7 @@ def test_checkpointing_changes_memory_not_losses(study):
             # the watcher looks after the fourth
             how = arguments(Path(place),
                             {"learning_rate": 1e-3, "warmup_ratio": .1, "weight_decay": 0.,
-                             "gradient_checkpointing": checkpointing}, 5, 6, 1, 0, False)
+                             "gradient_checkpointing": checkpointing}, 5, 6, 1, 0, "cpu")
             losses.append([h["loss"]
                            for h in train_along(model, line_up(6, 5, 6, 0), collate, answer_loss, how,
                                                 [watcher()], None).log_history if "loss" in h])
@@ -183,3 +224,33 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     from flowers102_study.vlm.training import share_out
     with pytest.raises(SettingsError, match="multiple of 3"): share_out(64, 8, 1000, 3)
     assert share_out(64, 8, 10, 3) == (9, 3, 1) # fewer pictures than a batch
+
+
+def test_few_pictures_are_not_passed_over_hundreds_of_times(study):
+    run = open_run("smoke", overrides={"sft.shots": 2})
+    with pytest.raises(SettingsError, match="sft.shots trains by passes"): sft.train_job(run)
+    block = open_run("smoke", overrides={"sft.shots": 2, "sft.max_steps": 0, "sft.epochs": 3}).sft
+    assert sft.step_count(block, n=12, batch=4) == 9
+    assert sft.step_count(block | {"min_steps": 20}, n=12, batch=4) == 20
+
+
+def test_adapters_beside_a_head_train_in_float32_on_a_base_in_half(study):
+    import torch
+    from peft.tuners.lora import LoraModel
+    from flowers102_study.joint import in_float32
+    from flowers102_study.vlm.pocket_models import build
+    vlm = build("qwen3-vl-4b", ["a rose", "an iris"] * 3, 0)
+    net = vlm.net.to(torch.bfloat16)
+    block = {"lora_rank": 2, "train_vision_tower": False}
+    tuner = LoraModel(net, sft.adapters(block, vlm.family.tower), "default")
+    in_float32(tuner)
+    kinds = {("lora_" in name, p.dtype) for name, p in tuner.named_parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_four_bits_are_for_adapters_and_want_a_library(study, monkeypatch):
+    run = open_run("smoke", overrides={"sft.quantization": "4bit"})
+    with pytest.raises(SettingsError, match="whole weights of four bits"): sft.train_job(run)
+    assert sft.train_job(open_run("smoke", overrides={"sft.quantization": "4bit", "sft.method": "lora"}))
+    monkeypatch.setattr(sft.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="pip install bitsandbytes"): sft.in_four_bits()

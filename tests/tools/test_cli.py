@@ -1,4 +1,5 @@
 """What the command line says to what it does not know, before it imports anything heavy."""
+import re
 import subprocess
 import sys
 
@@ -121,3 +122,23 @@ def test_plan_for_gpus(study, monkeypatch):
     assert ({"--num_machines=2", "--machine_rank=1", "--main_process_ip=10.0.0.1"}
             <= set(launch.command(open_run("paper", overrides={"launch.num_processes": 8}),
                                   study / "x")))
+
+
+@pytest.mark.parametrize("gpus, said", [("1x24", "this fits|no setting"), ("1x80", "this fits: --set"),
+                                        ("4x40", ""), ("8x80", ""), ("1x141", "")])
+def test_what_does_not_fit_is_refused_with_what_does(study, gpus, said):
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run", "--gpus", gpus,
+                check=False)
+    assert bool(told.returncode) == bool(said), told.stderr
+    if said: assert re.search(said, told.stderr) and "GPU memory" in told.stderr
+    several = int(gpus[0]) > 1
+    assert ("fsdp2.yaml" in told.stdout) == several and ("gpu.yaml" in told.stdout) != several
+
+
+def test_planned_minutes_are_called_planned(study):
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--dry-run", "--gpus",
+                "1xH200:141")
+    minutes = int(re.search(r"planned, not measured: (\d+) minutes", told.stdout)[1])
+    assert 30 < minutes <= 60
+    told = call(study, "flowers102-study", "run", "--profile", "paper", "--gpus", "1x24", check=False)
+    assert told.returncode == 2 and "with --dry-run" in told.stderr
