@@ -290,3 +290,21 @@ def test_a_mirror_says_what_it_has(site, tmp_path, monkeypatch):
         sources.oxford_site()
     monkeypatch.setenv("FLOWERS102_MIRROR", "http://127.0.0.1:9")
     with pytest.raises(SettingsError, match="no answer from"): sources.oxford_site()
+
+
+def test_preparing_holds_no_picture_in_memory(tmp_path, monkeypatch):
+    import tracemalloc
+    class Pool: # in this process, where allocations are counted
+        def __init__(self, *_, **__): pass
+        def __enter__(self): return self
+        def __exit__(self, *_): return None
+        def map(self, function, tasks, chunksize=1): return map(function, tasks)
+    monkeypatch.setattr("flowers102_study.data.ProcessPoolExecutor", Pool)
+    class_folders(tmp_path / "flowers", classes=4, each=20)
+    tracemalloc.start()
+    prepared(tmp_path / "data", tmp_path / "flowers", image_size=384)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80 * 384 * 384 * 3 * .9 # before, more than twice the pixels
+    assert len(read_pixels(tmp_path / "data", "train")) > 40
+    assert not [p for p in (tmp_path / "data").iterdir() if p.name.startswith("tmp")]
