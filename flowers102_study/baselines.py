@@ -294,7 +294,7 @@ def needs(run: Run, job: Job) -> dict: # model, revision, parameters, and bytes:
     return facts | asked | {"disk": facts["parameters"] * 4 + asked["disk"],
                             "seconds": asking_seconds(run, source, job.spec["task"])}
 
-
+# %% ../nbs/03_baselines.ipynb #1e2a3032
 def asking_seconds(run: Run, source: str, task: str) -> float: # planned; 0: not known
     "Work out how long a published model is asked."
     if not known(source): return 0.
@@ -304,7 +304,7 @@ def asking_seconds(run: Run, source: str, task: str) -> float: # planned; 0: not
     work = again * answering_work(source, size, tested, task == "open-qa", tokens)
     return seconds_for(work, 2 * count_parameters(source))
 
-
+# %% ../nbs/03_baselines.ipynb #05e869fc
 def answering_needs(run: Run, parameters: int) -> dict: # bytes: disk, host, gpu
     "Work out what it takes to ask a model, once it is there."
     working = weights_size(parameters) + answering_size(run.baselines["batch_size"])

@@ -25,7 +25,7 @@ from .core.processes import with_parent
 from .core.records import write_json
 from .core.settings import Run, SettingsError, one_of, require
 from .core.work import Work
-from .vlm.memory import pixels_size
+from .vlm.memory import LIBRARIES, pixels_size
 from .pictures.sources import (OXFORD_SPLITS, SUFFIXES, Picture, Unreadable, collect,
                                            listing_sum, oxford_names, read_rgb, squared)
 
@@ -252,7 +252,7 @@ def save_pixels(path: Path, pictures: list): # of (side, side, 3) arrays
     for row, picture in zip(out, pictures): row[:] = picture
     out.flush()
 
-
+# %% ../nbs/00_data.ipynb #345a506f
 def write_dataset(folder: Path, index, read: list, classes: list):
     "Write the pictures as a DatasetDict of PNGs and as one array of pixels a split."
     import datasets
@@ -347,12 +347,13 @@ def expected(run: Run) -> tuple: # (pictures, classes)
 
 # %% ../nbs/00_data.ipynb #af6154c8
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
-    "Work out what preparing the data needs: the pixels twice (PNG is hardly smaller) and the download."
+    "Work out what preparing the data needs: pixels, PNGs that are hardly smaller, and the download."
     if job.name == "audit": return {"disk": 0, "host": 5e8, "gpu": 0}
     n, side, crop = expected(run)[0], run.data["image_size"], run.data["center_crop"]
     pixels = pixels_size(n, side) + (crop < 1) * pixels_size(n, side / crop) # and the whole pictures
-    return {"disk": 2 * pixels + 700e6 * (run.data["source"] == "oxford"), "host": 5e8 + 3 * pixels,
-            "gpu": 0}
+    # PNGs are held as bytes and as a table; pixels lie on the disk until they are in their place
+    return {"disk": 3 * pixels + 700e6 * (run.data["source"] == "oxford"),
+            "host": LIBRARIES + 2 * pixels_size(n, side), "gpu": 0}
 
 # %% ../nbs/00_data.ipynb #195d8fff
 def neighbours(

@@ -27,6 +27,8 @@ from .core.processes import equal_share, sum_over_processes
 from .core.records import digest, versions, write_json
 from .core.settings import Run, one_of, require
 from .core.work import Work
+
+# %% ../nbs/04_sft.ipynb #ab0e6670
 from .vlm.effort import known, seconds_for, training_work
 from .vlm.memory import (LIBRARIES, activations_size, logits_size, peak_size, tower_size,
                                          training_state)
@@ -51,7 +53,7 @@ def adapters(
     return LoraConfig(r=block["lora_rank"], lora_alpha=2 * block["lora_rank"], lora_dropout=0.,
                       target_modules="all-linear", exclude_modules=apart)
 
-
+# %% ../nbs/04_sft.ipynb #81442428
 def trainable(
     vlm, # a VLM; its network is changed in place
     block: dict, # method, lora_rank, train_vision_tower
@@ -467,7 +469,7 @@ def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, 
             "disk": parameters * (3 * 12 + 4 if full else .1), "host": host, "gpu": peak,
             "seconds": training_seconds(run)}
 
-
+# %% ../nbs/04_sft.ipynb #e9a68f5c
 def training_seconds(run: Run) -> float: # planned; 0: not known
     "Work out how long fine-tuning a published model takes, its validations left out."
     source, block = run.models[run.sft["base"]], run.sft

@@ -58,7 +58,7 @@ def assume(gpus: str): # "4x40", "8xH100:80": how many, and the gigabytes of eac
     ASSUMED[:] = [card] * int(count)
     devices.cache_clear()
 
-
+# %% ../../nbs/core/devices.ipynb #125ef842
 def listed_by_driver() -> int: # GPUs; 0 where nvidia-smi is not there
     "Count the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES lets through."
     try: told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
@@ -68,7 +68,7 @@ def listed_by_driver() -> int: # GPUs; 0 where nvidia-smi is not there
     if visible is None: return count
     return min(count, len([v for v in visible.split(",") if v.strip() not in ("", "-1")]))
 
-
+# %% ../../nbs/core/devices.ipynb #1e68d460
 @functools.cache
 def devices() -> list: # a dict each: name, bytes, kind (cuda: NVIDIA's and AMD's, xpu, mps)
     "List the GPUs that a job may use; raise SettingsError where torch cannot open what is there."

@@ -116,7 +116,7 @@ INHERITED = ("OMP_PROC_BIND", # would bind all processes to one core
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 31), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)} # bytes
 
-
+# %% ../../nbs/core/launch.ipynb #e37f1211
 def own_devices(count: int) -> dict: # {name: value}; empty where all are a job's
     "Let a job of fewer processes than there are GPUs see no others: Trainer would take them all."
     if not 0 < count < len(devices()) or "MACHINE_RANK" in os.environ: return {}
@@ -124,7 +124,7 @@ def own_devices(count: int) -> dict: # {name: value}; empty where all are a job'
     known = visible.split(",") if visible else [str(k) for k in range(len(devices()))]
     return {"CUDA_VISIBLE_DEVICES": ",".join(known[:count])}
 
-
+# %% ../../nbs/core/launch.ipynb #c195fac1
 def sharded_on_cpus(config: dict) -> dict: # config: one of accelerate's
     "Return what accelerate's launcher would set on GPUs, so that sharding can be tested without one."
     text = lambda value: str(value).lower() if isinstance(value, bool) else str(value)
@@ -137,7 +137,7 @@ def sharded_on_cpus(config: dict) -> dict: # config: one of accelerate's
             for key, value in config["deepspeed_config"].items()}
     return {}
 
-
+# %% ../../nbs/core/launch.ipynb #4268be1d
 def environment(
     run: Run,
     threads: int, # of each process

@@ -108,7 +108,7 @@ SPARING = [ # combinations of settings that need less
      "classifier.batch_size": 4}]
 SPARE = .95 # of a GPU's memory: the driver, and what lies between tensors, take the rest
 
-
+# %% ../../nbs/core/plan.ipynb #52a849b9
 def sparing_setting(
     run: Run,
     needed, # function of a run -> bytes on each GPU
@@ -123,7 +123,7 @@ def sparing_setting(
         if fits: return changes
     return None
 
-
+# %% ../../nbs/core/plan.ipynb #24b73ac2
 def refuse_too_large(run: Run, needed, gpus: list): # raises SettingsError; needed: as above
     "Refuse a run that does not fit into the smallest GPU, and say with which settings it does."
     there = min([gpu["bytes"] for gpu in gpus], default=0)

@@ -32,7 +32,7 @@ on drawings; they say nothing about photographs."""
 KNOWS = """It knows the classes that it was trained on, and every picture looks like one of them to it.
 One seed; another may differ by more than the interval."""
 
-
+# %% ../../nbs/scores/cards.ipynb #264a9f55
 # of what published models are given away under, by their cards
 LICENCES = {"Qwen/Qwen3-VL": "apache-2.0", "HuggingFaceM4/idefics2": "apache-2.0",
             "Salesforce/instructblip-flan-t5": "mit", "microsoft/resnet": "apache-2.0"}
@@ -43,7 +43,7 @@ def licence_of(base: str) -> str: # as the Hub names it; "other" where it is not
     if not base: return "mit"
     return next((kind for name, kind in LICENCES.items() if base.startswith(name)), "other")
 
-
+# %% ../../nbs/scores/cards.ipynb #90d74be4
 def metadata(result: dict, base: str) -> str: # YAML
     "Write what the Hub reads at the head of a model's card."
     from huggingface_hub import EvalResult, ModelCardData

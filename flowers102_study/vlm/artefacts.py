@@ -79,7 +79,8 @@ def with_weights(net, weights: dict):
     require(not absent and not loading.unexpected_keys,
             f"these weights are not this network's: {len(absent)} are missing {sorted(absent)[:3]}, "
             f"{len(loading.unexpected_keys)} are unknown {loading.unexpected_keys[:3]}")
-    net.tie_weights()
+    # Flan-T5's output layer is its own, whatever T5Config says
+    if loading.missing_keys: net.tie_weights()
     return net
 
 # %% ../../nbs/vlm/artefacts.ipynb #d97059ec

@@ -81,7 +81,7 @@ def check_room(whole: int, have: int): # bytes; raises SettingsError
     require(whole - have <= free, f"{(whole - have) / 1e9:.1f} GB are to be downloaded, and {place} has "
                                   f"{free / 1e9:.1f} GB free: make room, or set HF_HOME to another disk")
 
-
+# %% ../../nbs/vlm/downloads.ipynb #6d331e36
 def fetch(source: str): # a Hub id with @revision; of a folder nothing is fetched
     "Download a model's files where they are not in the cache; raise SettingsError with advice."
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -95,14 +95,14 @@ def fetch(source: str): # a Hub id with @revision; of a folder nothing is fetche
         if have < whole:
             check_room(whole, have)
             threading.Thread(target=tell, args=(name, whole, ended), daemon=True).start()
-        snapshot_download(name, revision=info.sha, allow_patterns=FILES)
+        snapshot_download(name, revision=revision, allow_patterns=FILES)
         if have < whole: progress(f"download {name}", whole >> 20, max(whole >> 20, 1), "MB")
     except SettingsError: raise
     except Exception as error: # the Hub's errors are of several families
         if not is_cached(name, revision): raise SettingsError(advice(error, name, revision)) from error
     finally: ended.set()
 
-
+# %% ../../nbs/vlm/downloads.ipynb #b0b08d19
 def is_cached(name: str, revision: str | None) -> bool:
     "Return whether a repository's commit lies in the cache, whole or not: loading it will say."
     from huggingface_hub import try_to_load_from_cache

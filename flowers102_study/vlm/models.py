@@ -271,7 +271,7 @@ def normalised(
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (how.image_mean, how.image_std))
     return (x / 255 - mean) / std
 
-
+# %% ../../nbs/vlm/models.ipynb #a0e3d5f9
 def levels(pictures, device): # (n, 3, height, width) float32
     "Put pictures on a device, channels first, in grey levels."
     import torch

@@ -58,7 +58,7 @@ PUBLISHED = { # by Hub id: a function that makes the configuration
              deepstack_visual_indexes=[8, 16, 24]), False),
     "HuggingFaceM4/idefics2-8b": idefics, "Salesforce/instructblip-flan-t5-xl": instructblip}
 
-
+# %% ../../nbs/vlm/published.ipynb #1253551e
 def configuration(source: str): # of a Hub id with or without @revision, or of a folder
     "Return a model's configuration, from memory where it is one of the study's."
     from transformers import AutoConfig
@@ -125,7 +125,7 @@ def count_tower(source: str) -> int:
     net = on_meta(source)
     return sum(p.numel() for p in net.get_submodule(FAMILIES[net.config.model_type].tower).parameters())
 
-
+# %% ../../nbs/vlm/published.ipynb #2e4fbef6
 def counted(source: str, block: dict) -> dict: # {"trained", "frozen"}; block: the profile's `sft`
     "Count a published model's parameters as a training divides them."
     whole, tower = count_parameters(source), block["train_vision_tower"]

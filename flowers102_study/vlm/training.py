@@ -157,7 +157,11 @@ def watcher(patience: int = 4): # a TrainerCallback
     unmoved = "parameters that are meant to train have received no gradient"
     class Watcher(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **rest):
-            self.frozen = {n: bits(p) for n, p in model.named_parameters() if not p.requires_grad}
+            # layers of four bits cast and pack themselves at their first step
+            packed = {f"{name}.{own}" for name, part in model.named_modules()
+                      if "4bit" in type(part).__name__ for own, _ in part.named_parameters()}
+            self.frozen = {n: bits(p) for n, p in model.named_parameters()
+                           if not p.requires_grad and n not in packed}
             self.waiting, self.steps = {n for n, p in model.named_parameters() if p.requires_grad}, 0
             require(bool(self.waiting), "nothing is left to train")
             # ZeRO keeps gradients and weights elsewhere
@@ -194,7 +198,7 @@ def resumable(checkpoint: Path) -> bool:
     "Return whether a checkpoint has the optimizer's state, too: some have weights alone."
     return any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
 
-
+# %% ../../nbs/vlm/training.ipynb #32932692
 def newest(
     folder: Path, # holds checkpoint-<step>
     accelerator=None, # where several processes ask: the first removes, all wait
@@ -209,7 +213,7 @@ def newest(
     if accelerator: accelerator.wait_for_everyone()
     return whole[-1] if whole else None
 
-
+# %% ../../nbs/vlm/training.ipynb #cc284f35
 def prune(folder: Path, best: int): # best: the step whose weights validation prefers
     "Remove checkpoints but the best, and the two newest that a training can go on from."
     found = checkpoints(folder)
@@ -336,8 +340,6 @@ def arguments(
     "Set Trainer up for one training."
     from transformers import TrainingArguments
     together = device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1
-    checkpointing = {"gradient_checkpointing": True,
-                     "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     return TrainingArguments(str(folder), per_device_train_batch_size=held,
                              gradient_accumulation_steps=accumulation, max_steps=steps,
                              warmup_steps=max(1, round(block["warmup_ratio"] * steps)),
@@ -347,7 +349,8 @@ def arguments(
                              use_cpu=device == "cpu",
                              ddp_backend="gloo" if together else None, ddp_find_unused_parameters=False,
                              seed=seed, data_seed=seed, logging_steps=max(1, steps // 60), **PLAIN,
-                             **(checkpointing if block["gradient_checkpointing"] else {}))
+                             gradient_checkpointing=block["gradient_checkpointing"],
+                             gradient_checkpointing_kwargs={"use_reentrant": False})
 
 # %% ../../nbs/vlm/training.ipynb #76734573
 def shard_on_cpu(trainer):
@@ -380,9 +383,8 @@ def train_along(
     # the number of answer tokens goes to the loss, not into the network
     trainer.model_accepts_loss_kwargs = False
     # Trainer would not count the first column, which is a target here
-    require(hasattr(trainer, "_loss_shifts_labels"),
-            "this version of transformers counts an answer's tokens in a way that is not known here: "
-            "the loss would be off by a factor; install transformers 5.23")
+    require(hasattr(trainer, "_loss_shifts_labels"), "this transformers counts an answer's tokens in "
+            "another way: the loss would be off by a factor; install transformers 5.23")
     trainer._loss_shifts_labels = False
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer.state

@@ -59,7 +59,7 @@ def test_mixed_lessons_are_taught(run):
     made, pixels = augment.read_mixed(run.folder / "augment")
     assert (len(rows) == len(plain_rows) + len(made) and rows[-1]["answer"] == made[-1]["answer"]
             and (shown[-1][0][shown[-1][1]] == pixels[-1]).all())
-    few = sft.train_job(run.changed({"sft.shots": 1}))
+    few = sft.train_job(run.changed({"sft.shots": 1, "sft.max_steps": 0, "sft.epochs": 1}))
     assert len(sft.lessons(at_work(few))[0]) == 6
 
 
@@ -76,7 +76,7 @@ def test_ablation_arms_differ_in_one_setting(run):
     # full training has no rank
     assert (differing(made("qwen3-vl-4b-sft")["settings"], made("qwen3-vl-4b-sft.lora4")["settings"])
             == {"sft.method", "sft.lora_rank"})
-    assert (differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.small")["settings"])
+    assert (differing(read("qwen3-vl-4b")["settings"], read("qwen3-vl-4b.side32")["settings"])
             == {"models.image_size"})
     assert (read("qwen3-vl-4b")["data"] == read("qwen3-vl-4b.brief")["data"]
             and read("qwen3-vl-4b")["prompts"] != read("qwen3-vl-4b.brief")["prompts"])

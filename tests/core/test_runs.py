@@ -16,7 +16,7 @@ MODELS = ("qwen3-vl-8b", "qwen3-vl-4b", "idefics2-8b", "instructblip-flan-t5-xl"
 TRAINED = ("qwen3-vl-4b-sft", "qwen3-vl-4b-head", "qwen3-vl-4b-sft-head", "qwen3-vl-4b-head.together",
            "qwen3-vl-4b-tower-head", "qwen3-vl-4b-sft-tower-head")
 HEADS = ("qwen3-vl-4b-head", "qwen3-vl-4b-sft-head")
-VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.small",
+VARIED = ("qwen3-vl-4b-sft-mixcut", "qwen3-vl-4b-sft.lora4", "qwen3-vl-4b.brief", "qwen3-vl-4b.side32",
           "qwen3-vl-4b.listed", "qwen3-vl-4b.examples1", "qwen3-vl-4b-sft.base-classes",
           "qwen3-vl-4b-sft.s1", "qwen3-vl-4b-sft-head.s1", "qwen3-vl-4b-sft-tower-head.s1",
           *(f"{head}.{what}" for head in HEADS

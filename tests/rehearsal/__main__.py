@@ -11,8 +11,10 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -114,6 +116,8 @@ def asked() -> argparse.Namespace:
     told.add_argument("--stages", nargs="*", default=[])
     told.add_argument("--home", type=Path, default=ROOT / "runs" / "rehearsal")
     told.add_argument("--set", action="append", default=[], dest="more")
+    told.add_argument("--stop-at", choices=["download", "training", "publishing", "pushing"],
+                      help="kill everything there, for tests.rehearsal.kills")
     return told.parse_args()
 
 
@@ -123,6 +127,29 @@ def stand(study: Path):
     shutil.rmtree(study / "nbs")
     hidden = shutil.ignore_patterns(".ipynb_checkpoints")
     shutil.copytree(ROOT / "nbs", study / "nbs", ignore=hidden)
+
+
+def die(): os.killpg(0, signal.SIGKILL)
+
+
+def die_when(seen):
+    "Kill this process and its children as soon as something can be seen."
+    def wait():
+        while not seen(): time.sleep(.01)
+        die()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def stop_at(moment: str, hub: Hub, study: Path, name: str):
+    "Arrange for a kill at a named moment."
+    os.setsid()
+    run = study / "runs" / name
+    if moment == "download": hub.on_content = lambda path: path.endswith(".safetensors") and die()
+    if moment == "pushing": hub.on_upload = die
+    log, results = run / "logs" / "sft.log", study / "report" / "results" / name
+    # past the first validation, before the last step
+    if moment == "training": die_when(lambda: log.exists() and "| 3/4 |" in log.read_text())
+    if moment == "publishing": die_when(results.exists)
 
 
 def main():
@@ -141,6 +168,7 @@ def main():
              for kind in ("real", "made")}
     print(TOLD.format(sizes=len(SIZES), pictures=pictures, **names), flush=True)
     name = f"rehearsal-{how.profile}"
+    if how.stop_at: stop_at(how.stop_at, hub, study, name)
     with serving(hub.app) as address:
         environment = surroundings(home, address, f"{address}/oxford")
         call(study, environment, "flowers102-study", "run", *how.stages, "--profile", how.profile,

@@ -101,6 +101,7 @@ class Hub:
         self.folder, self.token = Path(folder), token
         self.repositories, self.uploads = {}, {}
         self.asked, self.faults, self.once = Counter(), {}, set()
+        self.on_content, self.on_upload = lambda path: None, lambda: None # what else happens then
         self.app = Starlette(routes=self.routes())
 
     def serve_files(self, top: str, folder: Path):
@@ -189,7 +190,10 @@ class Hub:
         if no:
             return no
         name = "{owner}/{name}".format(**request.path_params)
-        files = [{"rfilename": f} for f in known.files(commit)]
+        entries = [known.entry(commit, f) for f in known.files(commit)]
+        whole = request.query_params.get("blobs", "").lower() in ("true", "1")
+        files = [{"rfilename": e["path"]}
+                 | ({"size": e["size"], "blobId": e["oid"]} if whole else {}) for e in entries]
         return JSONResponse(
             {
                 "_id": commit[:24],
@@ -265,6 +269,7 @@ class Hub:
         path = request.path_params["path"]
         entry = known.entry(commit, path)
         cut = request.method == "GET" and self.fault(path) == "cut"
+        if request.method == "GET": self.on_content(path)
         reply = served(known.folder / commit / path, request, cut)
         reply.headers["ETag"] = f'"{entry.get("lfs", entry)["oid"]}"'
         reply.headers["X-Repo-Commit"] = commit
@@ -276,11 +281,12 @@ class Hub:
             return refusal(401, "", "Invalid username or password.")
         name = f"{asked.get('organization') or 'someone'}/{asked['name'].split('/')[-1]}"
         kind = asked.get("type") or "model"
-        if (kind, name) in self.repositories:
-            return refusal(409, "", "You already created this repo")
-        self.repository(name, kind).add("0" * 40)
         top = "" if kind == "model" else f"{kind}s/"
-        return JSONResponse({"url": f"{request.base_url}{top}{name}", "name": name})
+        found = {"url": f"{request.base_url}{top}{name}", "name": name}
+        if (kind, name) in self.repositories:
+            return JSONResponse(found | {"error": "You already created this repo"}, 409)
+        self.repository(name, kind).add("0" * 40)
+        return JSONResponse(found)
 
     async def preupload(self, request):
         files = (await request.json())["files"]
@@ -309,6 +315,7 @@ class Hub:
 
     async def upload(self, request):
         oid = request.path_params["oid"]
+        self.on_upload()
         content = await request.body()
         if hashlib.sha256(content).hexdigest() != oid:
             return Response("other content", 422)

@@ -58,7 +58,8 @@ HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "papermill
                           (["run", "--set", "ablation.training=[{a.old: {sft.learning_rate: 0.1}}]"],
                            "must be words of small letters"),
                           (["run", "--set", "ablation.seeds=[42, 43]"], "must differ from each other"),
-                          (["run", "--set", "sft.shots=4"], "ablation.mixing, mixcut: sft.shots"),
+                          (["run", "--set", "sft.shots=4", "--set", "sft.max_steps=0"],
+                           "ablation.mixing, mixcut: sft.shots"),
                           (["run", "--set", "ablation.retrain=[head]"],
                            "unknown training (ablation.retrain) 'head'"),
                           (["run", "--set", "classifier.layers=[0, 2]"], "1 and up"),
@@ -107,7 +108,8 @@ def test_plan_for_gpus(study, monkeypatch):
     from flowers102_study.core import launch
     from flowers102_study.core.settings import open_run
     monkeypatch.chdir(study)
-    monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 80 << 30}] * 4)
+    card = {"name": "a GPU", "bytes": 80 << 30, "kind": "cuda"}
+    monkeypatch.setattr(launch, "devices", lambda: [card] * 4)
     run = open_run("paper", overrides={"launch.accelerate_config": "fsdp2"})
     words = launch.command(run, study / "lane.json")
     assert ("--num_processes=4" in words and any(w.endswith("fsdp2.yaml") for w in words)

@@ -2,6 +2,7 @@
 
 The real small files are used where `../shared/hub` holds them; look-alikes of the same kinds always.
 """
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -141,3 +142,32 @@ def test_a_head_comes_back(family, tmp_path):
     with torch.inference_mode(): logits = again(vlm.normalised(pictures(2))).logits
     wanted = x @ model.head.weight.detach().numpy().T + model.head.bias.detach().numpy()
     np.testing.assert_allclose(logits.numpy(), wanted, atol=2e-3)
+
+
+def test_sharded_weights_keep_an_output_layer_of_its_own(family):
+    _, folder, vlm = family
+    whole = {name: value.clone() for name, value in vlm.net.state_dict().items()}
+    net = artefacts.with_weights(artefacts.bare_network(str(folder)), whole)
+    own, of = (n.get_output_embeddings().weight for n in (net, vlm.net))
+    assert (own.float() == of.float()).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None,
+                    reason="bitsandbytes is not installed")
+def test_adapters_train_on_four_bits(family, tmp_path):
+    from flowers102_study import sft
+    from flowers102_study.vlm import training
+    kind, folder, _ = family
+    if kind != "qwen": pytest.skip("one family is enough")
+    vlm = models.load(str(folder), 256, "cpu", "float32", **sft.in_four_bits())
+    assert any("4bit" in type(part).__name__ for part in vlm.net.modules())
+    block = {"method": "lora", "lora_rank": 4, "train_vision_tower": False, "learning_rate": 1e-3,
+             "warmup_ratio": .1, "weight_decay": 0., "gradient_checkpointing": False}
+    model, seen = sft.trainable(vlm, block), pictures(4, 256)
+    def collate(rows):
+        return training.taught(vlm, seen[rows], [QUESTION] * len(rows), ["a rose"] * len(rows))
+    how = training.arguments(tmp_path, block, 6, 4, 1, 0, "cpu")
+    state = training.train_along(model, np.arange(24) % 4, collate, training.answer_loss, how,
+                                 [training.watcher()], None)
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] - .1
