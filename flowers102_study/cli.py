@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'PROFILES', 'PICTURES', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'minutes_before',
-           'asked_run', 'gpu_need', 'print_dry', 'check_run', 'run_command', 'try_stage', 'run_stages',
+           'asked_run', 'gpu_need', 'print_dry', 'plan_for', 'check_run', 'run_command', 'try_stage', 'run_stages',
            'refuse_other_pictures', 'own_words', 'print_pictures', 'print_plan', 'existing_run', 'result_line',
            'group_of', 'results_command', 'opened_run']
 
@@ -137,6 +137,12 @@ PROFILES = ("pocket, photos, desk, paper, paper-full, smoke (all of it in two mi
 PICTURES = "drawn, oxford, hub:OWNER/NAME[@REVISION][#SUBSET], or a folder of pictures"
 
 
+def plan_for(gpus: str, dry_run: bool):
+    "Take other GPUs for this machine's, for a plan alone."
+    require(dry_run, "--gpus is for a machine that is not this one: with --dry-run")
+    assume(gpus)
+
+
 def check_run(run: Run, chosen: dict): # raises SettingsError
     "Refuse what a stage does not know, and a name that was used for other pictures."
     for key in chosen: stage_module(key).jobs(run)
@@ -160,8 +166,7 @@ def run_command(
     "Run the study, or some of its stages; what is finished is skipped."
     chosen = chosen_stages(stage or [])
     run, note = asked_run(profile, name, data, overrides_from(set_), minutes)
-    require(dry_run or not gpus, "--gpus is for a machine that is not this one: with --dry-run")
-    if gpus: assume(gpus)
+    if gpus: plan_for(gpus, dry_run)
     check_run(run, chosen)
     if dry_run: return print_dry(run, chosen, note, verbose)
     refuse_too_large(run, lambda other: gpu_need(other, chosen), devices())
