@@ -463,7 +463,7 @@ def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, 
     peak = training_peak(config, block, counts, held, accumulation, tokens, KEPT, side, gpu, **spread)
     # the frozen weights of an adapter's base are in half precision, or in four bits and a bit more
     if not full and gpu: peak -= counts["frozen"] * (4 - .6 if block["quantization"] else 2)
-    host = world * (2e9 + (0 if gpu else peak)) + parameters * 8
+    host = world * (2e9 + (0 if gpu else peak)) + parameters * (8 if full else 4)
     # a checkpoint: float32 weights and two moments; three are kept at most
     return {"download": parameters * 4, "kept": parameters * (4 if full else .1),
             "disk": parameters * (3 * 12 + 4 if full else .1), "host": host, "gpu": peak,

@@ -63,7 +63,8 @@ def listed_by_driver() -> int: # GPUs; 0 where nvidia-smi is not there
     "Count the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES lets through."
     try: told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError): return 0
-    count = len(re.findall(r"^GPU \d+:", told.stdout, re.M)) if told.returncode == 0 else 0
+    if told.returncode or "MIG" in told.stdout: return 0 # of cards that are split torch sees a part
+    count = len(re.findall(r"^GPU \d+:", told.stdout, re.M))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None: return count
     return min(count, len([v for v in visible.split(",") if v.strip() not in ("", "-1")]))

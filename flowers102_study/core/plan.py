@@ -102,10 +102,11 @@ SPARING = [ # combinations of settings that need less
     {"launch.accelerate_config": "fsdp2", "sft.gradient_checkpointing": True, "sft.micro_batch_size": 2,
      "baselines.batch_size": 8, "classifier.batch_size": 8},
     {"sft.method": "lora", "sft.learning_rate": .0002, "sft.micro_batch_size": 4,
-     "ablation.training": [], "baselines.batch_size": 8, "classifier.batch_size": 8},
+     "ablation.training": [], "baselines.batch_size": 8, "classifier.batch_size": 8,
+     "resnet.batch_size": 64},
     {"sft.method": "lora", "sft.learning_rate": .0002, "sft.micro_batch_size": 1,
      "sft.gradient_checkpointing": True, "ablation.training": [], "baselines.batch_size": 4,
-     "classifier.batch_size": 4}]
+     "classifier.batch_size": 4, "resnet.batch_size": 64}]
 SPARE = .95 # of a GPU's memory: the driver, and what lies between tensors, take the rest
 
 # %% ../../nbs/core/plan.ipynb #52a849b9
