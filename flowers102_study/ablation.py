@@ -210,8 +210,9 @@ def asked_arms(run: Run, table: str) -> list: # (name, job)
     for what, changes in entries(run, table).items():
         other = run.changed(changes)
         asked = [arm for arm in run.ablation["models"] if table != "size" or sees(other, arm)]
-        require(bool(asked), f"ablation.{table}: no network of ablation.models sees what {what} says: "
-                             "their processors bring pictures to other sizes (vlm/published.seen_side)")
+        require(bool(asked or not run.ablation["models"]),
+                f"ablation.{table}: no network of ablation.models sees what {what} says: their "
+                "processors bring pictures to other sizes (vlm/published.seen_side)")
         found += [(f"{arm}, {what}", apart(question_job(other, arm), f".{what}", plain))
                   for arm in asked]
     return found

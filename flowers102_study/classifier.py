@@ -6,7 +6,7 @@
 __all__ = ['features_job', 'made_by', 'scale_of', 'class_weights', 'solve', 'minimise', 'log_softmax', 'scored', 'preferred',
            'fit_mlp', 'epochs_of', 'train_linear', 'applied', 'candidates', 'stored_features', 'features_sum', 'Sweep',
            'sweep', 'common_training', 'fit', 'set_head', 'keep_head', 'record_classified', 'record_head', 'bases',
-           'controls', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
+           'controls', 'fit_job', 'together_job', 'jobs', 'held_pictures', 'needs', 'nearest_alike', 'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
@@ -26,7 +26,8 @@ from .scores.metrics import score_predictions
 from .vlm.effort import TOKENS, known, passing_work, seconds_for, training_work
 from .vlm.memory import (activations_size, answering_size, features_size, hidden_width,
                                          weights_size)
-from .vlm.published import configuration, model_facts, picture_tokens
+from .vlm.published import configuration, model_facts, picture_tokens, seen_side
+from .vlm.training import share_out
 from .pictures.sources import listing_sum
 from .data import data_job, expected
 from .prompts import open_question
@@ -389,6 +390,13 @@ def jobs(run: Run) -> list:
             + [job for job in [together_job(run)] if job])
 
 # %% ../nbs/05_classifier.ipynb #670dbcc8
+def held_pictures(run: Run) -> int:
+    "Return how many pictures a process holds while adapters and a head train together."
+    world = processes(run)
+    return share_out(max(world, run.sft["batch_size"] // world * world), run.sft["micro_batch_size"],
+                     10 ** 6, world)[1]
+
+# %% ../nbs/05_classifier.ipynb #e09da578
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs."
     n, source = expected(run)[0], run.models[run.sft["base"]]
@@ -400,10 +408,10 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
         return {"disk": n * 1e3, "host": 1e9 + 2 * features_size(n, 4, width), "gpu": 0}
     if source == "pocket": return {"disk": 2 * stored, "host": 1.5e9 + stored, "gpu": 2e9}
     facts, size, gpu = model_facts(source), run.models["image_size"], bool(devices())
-    extracts = job.target.endswith(":extract")
+    extracts, side = job.target.endswith(":extract"), seen_side(source, size) or size
     working = (answering_size(run.classifier["batch_size"]) if extracts else
-               activations_size(configuration(source), run.sft["micro_batch_size"],
-                                picture_tokens(configuration(source), size) + TOKENS, gpu,
+               activations_size(configuration(source), held_pictures(run),
+                                picture_tokens(configuration(source), side) + TOKENS, gpu,
                                 run.sft["gradient_checkpointing"]))
     work = n if extracts else run.classifier["joint_steps"] * run.sft["batch_size"]
     work = (passing_work(source, size, work) if extracts

@@ -119,9 +119,11 @@ def asked_run(profile: str, name: str, data: str, asked: dict, minutes: int) -> 
 # %% ../nbs/cli.ipynb #4af2b90b
 def gpu_need(run: Run, chosen: dict) -> float: # bytes on each GPU
     "Return what the largest job that is left needs."
+    if not run.launch["check_memory"]: return 0.
     modules = [stage_module(stage) for stage in chosen]
-    return max((module.needs(run, job)["gpu"] for module in modules for job in module.jobs(run)
-                if not job.done()), default=0)
+    needs = [module.needs(run, job) for module in modules for job in module.jobs(run) if not job.done()]
+    # of published models, for which a formula stands; what the pocket's take is a guess
+    return max((need["gpu"] for need in needs if need.get("model", "pocket") != "pocket"), default=0.)
 
 
 def print_dry(run: Run, chosen: dict, note: str, verbose: bool):

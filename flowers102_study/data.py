@@ -12,7 +12,6 @@ __all__ = ['SHOWN', 'cut_from', 'cut_splits', 'phash', 'near_pairs', 'read_one',
 import hashlib
 import io
 import os
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -212,7 +211,8 @@ def prepare_data(
     work: Work, # seed, data: the profile's block; fills dataset/, pixels/, index.parquet, report.json
 ):
     "Make a run's data set: collect, read, cut, hash, write. A job."
-    with tempfile.TemporaryDirectory(dir=work.folder) as place: write_data(work, Path(place))
+    work.checkpoints.mkdir(parents=True, exist_ok=True) # goes when the folder is sealed
+    write_data(work, work.checkpoints)
 
 
 def write_data(work: Work, place: Path): # place: for files that are not needed afterwards

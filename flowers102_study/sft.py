@@ -32,8 +32,8 @@ from .core.work import Work
 from .vlm.effort import known, seconds_for, training_work
 from .vlm.memory import (LIBRARIES, activations_size, logits_size, peak_size, tower_size,
                                          training_state)
-from .vlm.published import (configuration, count_parameters, counted, model_facts,
-                                            picture_tokens, seen_side)
+from .vlm.published import (configuration, count_parameters, counted, frozen_bytes,
+                                            model_facts, picture_tokens, seen_side)
 from .pictures.sources import listing_sum
 from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of,
                                            joined, keeper, line_up, newest, optimizers, share_out,
@@ -372,6 +372,8 @@ def check_together(run: Run, block: dict): # raises SettingsError
             "sft.mixed is not for sft.augment where data.center_crop is below 1: "
             "mixed pictures have no margin to crop from")
     plain = chosen_config(run) == "ddp" or processes(run) == 1
+    require(plain or not block["quantization"],
+            "sft.quantization wants launch.accelerate_config ddp: packed weights are not sharded")
     require(plain or block["optimizer"] == "adamw" and not block["auxiliary_weight"],
             "sft.optimizer muon and sft.auxiliary_weight want launch.accelerate_config ddp: they are "
             "not sharded")
@@ -436,13 +438,13 @@ def training_peak(
     positions: int, # of them, at which the loss looks
     side: int, # pixels a side that the network sees
     half: bool = False, # bfloat16 autocast, as on GPUs
-    **spread, # shards, copies, as of `training_state`
+    **how, # shards, copies, rest, as of `training_state`
 ) -> float: # bytes on each device
     "Return the peak of one training."
     text = config.get_text_config()
     whole = block["method"] == "full" and config.tie_word_embeddings
     tied = text.vocab_size * text.hidden_size * whole
-    state = training_state(counts["trained"], counts["frozen"], half=half, tied=tied, **spread)
+    state = training_state(counts["trained"], counts["frozen"], half=half, tied=tied, **how)
     kept = activations_size(config, held, tokens, half, block["gradient_checkpointing"])
     kept += logits_size(config, held, positions, half)
     if block["train_vision_tower"]: kept += tower_size(config.vision_config, held, side, half)
@@ -459,10 +461,10 @@ def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, 
                                       block["micro_batch_size"], 10 ** 6, world)
     side = seen_side(source, run.models["image_size"]) or run.models["image_size"]
     tokens = picture_tokens(config, side) + TOKENS
-    spread = {"shards": world} if sharded else {"copies": world}
-    peak = training_peak(config, block, counts, held, accumulation, tokens, KEPT, side, gpu, **spread)
-    # the frozen weights of an adapter's base are in half precision, or in four bits and a bit more
-    if not full and gpu: peak -= counts["frozen"] * (4 - .6 if block["quantization"] else 2)
+    how = {"rest": frozen_bytes(source, block, gpu), "shards" if sharded else "copies": world}
+    peak = training_peak(config, block, counts, held, accumulation, tokens, KEPT, side, gpu, **how)
+    # every GPU loads a whole model before it keeps its part
+    if sharded: peak = max(peak, parameters * (4 if full else how["rest"]))
     host = world * (2e9 + (0 if gpu else peak)) + parameters * (8 if full else 4)
     # a checkpoint: float32 weights and two moments; three are kept at most
     return {"download": parameters * 4, "kept": parameters * (4 if full else .1),

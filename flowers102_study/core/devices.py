@@ -54,7 +54,8 @@ def assume(gpus: str): # "4x40", "8xH100:80": how many, and the gigabytes of eac
     parts = re.fullmatch(r"(\d+)x(?:([\w -]+):)?(\d+)", gpus)
     require(parts is not None, f"--gpus takes NUMBERxGIGABYTES, like 4x40 or 8xH100:80; got {gpus!r}")
     count, name, gigabytes = parts.groups()
-    card = {"name": name or "GPU", "bytes": int(gigabytes) * 10 ** 9, "kind": "cuda"}
+    # what a maker calls a gigabyte is nearly a gibibyte
+    card = {"name": name or "GPU", "bytes": int(.985 * int(gigabytes) * 2 ** 30), "kind": "cuda"}
     ASSUMED[:] = [card] * int(count)
     devices.cache_clear()
 
@@ -67,7 +68,9 @@ def listed_by_driver() -> int: # GPUs; 0 where nvidia-smi is not there
     count = len(re.findall(r"^GPU \d+:", told.stdout, re.M))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None: return count
-    return min(count, len([v for v in visible.split(",") if v.strip() not in ("", "-1")]))
+    shown = [v.strip() for v in visible.split(",")]
+    hidden = next((k for k, v in enumerate(shown) if v in ("", "-1")), len(shown)) # CUDA stops there
+    return min(count, hidden)
 
 # %% ../../nbs/core/devices.ipynb #1e68d460
 @functools.cache
@@ -77,11 +80,12 @@ def devices() -> list: # a dict each: name, bytes, kind (cuda: NVIDIA's and AMD'
     if not built_for_gpus(): return []
     found, warned = asked_of_torch()
     listed = listed_by_driver()
-    require(len(found) >= listed,
-            f"nvidia-smi lists {listed} GPUs, and torch can use {len(found)}: most often the driver is "
-            "older than this build of torch wants, or another process has a card for itself "
+    require(bool(found) or not listed,
+            f"nvidia-smi lists {listed} GPUs, and torch can use none: most often the driver is older "
+            "than this build of torch wants, or another process has the card for itself "
             f"({warned or 'torch says no more'}). Install a torch for this driver, or run on the CPU "
             "with CUDA_VISIBLE_DEVICES= in front")
+    if len(found) < listed: print(f"of {listed} GPUs torch uses {len(found)} {warned}", file=sys.stderr)
     return found
 
 # %% ../../nbs/core/devices.ipynb #aac03cbc

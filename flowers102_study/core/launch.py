@@ -255,7 +255,8 @@ def next_jobs(
     taken = sum(share(lane.jobs[0]) for lane in busy)
     if not ready or taken + share(ready[0]) > 1.001: return []
     first = ready[0]
-    if not devices() or first.single: return [first]
+    # light jobs of one process share it
+    if not devices() or first.single and not first.threads: return [first]
     alike = lambda job: (job.target, job.single, job.threads)
     return [job for job in ready if alike(job) == alike(first)]
 

@@ -135,5 +135,6 @@ def refuse_too_large(run: Run, needed, gpus: list): # raises SettingsError; need
     advice = (f"this fits: {words}" if found else
               "no setting that is known here fits: leave models out (--set models.NAME=), or take more "
               "or larger GPUs")
+    advice += "; --set launch.check_memory=false tries it all the same"
     raise SettingsError(f"the largest job needs {size(most)} of GPU memory, and the smallest GPU has "
                         f"{size(there)}; {advice}")

@@ -48,7 +48,7 @@ def merged_shards(folder: Path) -> dict: # {name: tensor}
     import torch
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
     # beside the shards, where there is room for them: a temporary folder may be memory
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
         dcp_to_torch_save(folder, Path(place) / "whole.pt")
         found = torch.load(Path(place) / "whole.pt", weights_only=True, mmap=True)
     return found.get("model", found)

@@ -28,11 +28,12 @@ def training_state(
     shards: int = 1, # GPUs that share the model: FSDP, ZeRO-3
     copies: int = 1, # GPUs with a whole model each: DDP
     half: bool = False, # bfloat16 autocast, as on GPUs
+    rest: float = 4, # bytes of a parameter that rests
     tied: int = 0, # numbers of an embedding that gives the logits, too: it has gradients from both ends
 ) -> dict: # bytes on each: weights, moments, gradients, buckets, casts
     "Return what a training keeps through all its steps."
     each = trained / shards
-    return {"weights": 4 * each + 4 * frozen / shards, "moments": 8 * each,
+    return {"weights": 4 * each + rest * frozen / shards, "moments": 8 * each,
             "gradients": 4 * each + 8 * tied, "buckets": 4 * each * (copies > 1),
             "casts": 2 * trained * half / shards}
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'qwen', 'idefics', 'instructblip', 'configuration', 'stored_dtype', 'seen_side', 'on_meta',
-           'count_parameters', 'model_facts', 'linear_sizes', 'count_tower', 'counted', 'picture_tokens']
+           'count_parameters', 'model_facts', 'linear_sizes', 'linear_parameters', 'count_tower', 'frozen_bytes',
+           'counted', 'picture_tokens']
 
 # %% ../../nbs/vlm/published.ipynb #f47fcc31
 import functools
@@ -119,6 +120,15 @@ def linear_sizes(source: str, tower: bool) -> tuple: # inputs and outputs togeth
 
 
 @functools.cache
+def linear_parameters(source: str) -> int:
+    "Count the parameters of linear layers, but for the one that gives the logits."
+    from torch.nn import Linear
+    net = on_meta(source)
+    head = net.get_output_embeddings()
+    return sum(p.weight.numel() for p in net.modules() if isinstance(p, Linear) and p is not head)
+
+
+@functools.cache
 def count_tower(source: str) -> int:
     "Count the vision tower's parameters."
     from flowers102_study.vlm.models import FAMILIES
@@ -126,6 +136,14 @@ def count_tower(source: str) -> int:
     return sum(p.numel() for p in net.get_submodule(FAMILIES[net.config.model_type].tower).parameters())
 
 # %% ../../nbs/vlm/published.ipynb #2e4fbef6
+def frozen_bytes(source: str, block: dict, gpu: bool) -> float: # of a parameter that rests
+    "Return how a base is held while adapters train: in half precision, or its matrices in four bits."
+    if block["method"] == "full" or not gpu: return 4.
+    if not block["quantization"]: return 2.
+    matrices = linear_parameters(source) / count_parameters(source)
+    return .6 * matrices + 4 * (1 - matrices) # embeddings and norms are brought to float32
+
+
 def counted(source: str, block: dict) -> dict: # {"trained", "frozen"}; block: the profile's `sft`
     "Count a published model's parameters as a training divides them."
     whole, tower = count_parameters(source), block["train_vision_tower"]

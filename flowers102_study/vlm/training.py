@@ -8,6 +8,7 @@ __all__ = ['PLAIN', 'taught', 'answers_of_decoder', 'answer_loss', 'trace', 'lin
            'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'train_along', 'history_of']
 
 # %% ../../nbs/vlm/training.ipynb #2b38774c
+import json
 import math
 import os
 import shutil
@@ -217,7 +218,11 @@ def newest(
 def prune(folder: Path, best: int): # best: the step whose weights validation prefers
     "Remove checkpoints but the best, and the two newest that a training can go on from."
     found = checkpoints(folder)
-    kept = {best, *[step for step, path in found.items() if resumable(path)][-2:]}
+    whole = [step for step, path in found.items() if resumable(path)][-2:]
+    states = [found[step] / "trainer_state.json" for step in whole]
+    # a training that goes on from one of them may still call its own best the best
+    theirs = [json.loads(path.read_text()).get("best_global_step") for path in states if path.exists()]
+    kept = {best, *whole, *theirs}
     for step, path in found.items():
         if step not in kept: shutil.rmtree(path)
 
@@ -234,6 +239,8 @@ def remember(state, value: float, folder: Path): # state: Trainer's; folder: of 
 def complete(folder: Path, model, work: Work): # folder: a checkpoint
     "Add to a checkpoint what Trainer leaves out where weights are sharded, and seal it."
     if hasattr(model, "peft_config"): model.peft_config["default"].save_pretrained(folder)
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model_fsdp_*")]
+    if not weights: raise RuntimeError(f"{folder.name} was written without weights")
     if resumable(folder): work.keep_measured()
     seal(folder)
 
@@ -246,6 +253,7 @@ def keeper(
     "Score the model now and then, remember the best, and seal every checkpoint."
     from transformers import TrainerCallback
     minutes = float(os.environ.get(MINUTES, 0)) > 0
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{way}") == "true" for way in ("FSDP", "DEEPSPEED"))
     class Keeper(TrainerCallback):
         def on_train_begin(self, args, state, control, **rest):
             self.curves = Curves(work.folder)
@@ -262,7 +270,8 @@ def keeper(
                 self.curves.log(step, validation=state.log_history[-1]["validation"])
                 control.should_log = True
             control.should_save = (asked or minutes) and (due or state.best_global_step == step)
-            args.save_only_model = not due # of the best, the weights are enough
+            # of the best, the weights are enough; sharded ones are written with the optimizer alone
+            args.save_only_model = not due and not sharded
 
         def on_log(self, args, state, control, logs=None, **rest):
             if "loss" not in (logs or {}): return

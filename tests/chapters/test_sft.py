@@ -69,30 +69,35 @@ def test_zero3_trains_as_ddp_does_and_its_model_opens(study, trained):
     assert not told["missing_keys"]
 
 
-@pytest.mark.parametrize("minutes", [1e-9, 1e9], ids=["at every log", "never"])
-def test_when_checkpoints_are_written_changes_no_result(trained, minutes):
-    run = prepared(f"full-{minutes:.0f}", **{"launch.checkpoint_minutes": minutes,
-                                             "sft.train_vision_tower": False})
+@pytest.mark.parametrize("way, minutes", [("one", 1e-9), ("one", 1e9), ("fsdp2", 1e9)],
+                         ids=["at every log", "never", "never, sharded"])
+def test_when_checkpoints_are_written_changes_no_result(trained, way, minutes):
+    run = prepared(f"full-{way}-{minutes:.0f}", **WAYS[way],
+                   **{"launch.checkpoint_minutes": minutes, "sft.train_vision_tower": False})
     run_jobs(run, [sft.train_job(run)], "sft")
     files = lambda r: {p.name: p.read_bytes() for p in sorted(sft.train_job(r).out.iterdir())
                        if p.suffix in (".safetensors",) or p.name == "history.json"}
-    one, two = files(run), files(trained["full", "one"])
+    one, two = files(run), files(trained["full", way])
     assert one.keys() == two.keys() and all(one[name] == two[name] for name in one)
 
 
 def test_between_checkpoints_the_best_weights_are_kept_alone(tmp_path):
     from flowers102_study.core.records import seal
     from flowers102_study.vlm.training import checkpoints, newest, prune
-    for step, whole in ((10, True), (20, True), (30, True), (40, False), (50, False)):
+    for step, whole in ((5, False), (10, True), (15, False), (20, True), (30, True), (40, False),
+                        (50, False)):
         place = tmp_path / f"checkpoint-{step}"
         place.mkdir()
         (place / "model.safetensors").write_text("weights")
         if whole: (place / "optimizer.pt").write_text("moments")
+        best = 15 if step == 20 else 5 # as far as that training knew
+        (place / "trainer_state.json").write_text(json.dumps({"best_global_step": best}))
         seal(place)
     prune(tmp_path, best=50)
-    assert list(checkpoints(tmp_path)) == [20, 30, 50]
+    assert list(checkpoints(tmp_path)) == [5, 15, 20, 30, 50]
     # what comes after the one that can be resumed is trained again
-    assert newest(tmp_path).name == "checkpoint-30" and list(checkpoints(tmp_path)) == [20, 30]
+    assert newest(tmp_path).name == "checkpoint-30"
+    assert list(checkpoints(tmp_path)) == [5, 15, 20, 30]
 
 
 @pytest.mark.parametrize("method, way", [("full", "ddp"), ("full", "fsdp2"), ("lora", "fsdp2")])

@@ -41,13 +41,15 @@ def test_devices_without_nvidia_smi(machine): # slim containers, AMD
 
 
 def test_a_driver_that_torch_cannot_use_is_said(machine):
-    with pytest.raises(SettingsError, match="nvidia-smi lists 8 GPUs, and torch can use 0.*told"):
+    with pytest.raises(SettingsError, match="nvidia-smi lists 8 GPUs, and torch can use none.*told"):
         machine(found=0, listed=8)()
 
 
 def test_hidden_cards_are_no_disagreement(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     assert len(machine(found=2, listed=8)()) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")
+    assert len(machine(found=1, listed=8)()) == 1 # CUDA stops at what is not there
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert machine(found=0, listed=8)() == []
 
