@@ -12,6 +12,7 @@ __all__ = ['PACKAGE', 'SOURCES', 'PARAMETERS', 'SettingsError', 'one_of', 'proje
 import copy
 import difflib
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass, field, replace
@@ -231,7 +232,9 @@ def label_of(
 ) -> str: # "drawn flowers, pocket-sized models"; "" for published models on photographs
     "Return the label that keeps a run's numbers from being mistaken for others."
     pocket = "pocket" in map(str, [*run.models.values(), run.resnet["model"]])
-    return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket)
+    rehearsed = os.environ.get("FLOWERS102_REHEARSAL", "") # what is not real there: random weights
+    return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket
+                     + [rehearsed] * bool(rehearsed))
 
 
 SOURCES = ("drawn", "oxford")

@@ -91,6 +91,7 @@ def surroundings(home: Path, hub: str, site: str) -> dict: # of all that is star
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FLOWERS102_"))}
     return kept | {"HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "HF_TOKEN": "hf_rehearsal",
                    "HF_HUB_DISABLE_XET": "1", "FLOWERS102_MIRROR": site,
+                   "FLOWERS102_REHEARSAL": "random weights", # stands on every figure and table
                    "XDG_CACHE_HOME": str(home / "cache"), "no_proxy": "127.0.0.1",
                    # the copy has no package of its own
                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

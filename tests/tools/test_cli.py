@@ -145,3 +145,12 @@ def test_planned_minutes_are_called_planned(study):
     assert 30 < minutes <= 60
     told = call(study, "flowers102-study", "run", "--profile", "paper", "--gpus", "1x24", check=False)
     assert told.returncode == 2 and "with --dry-run" in told.stderr
+
+
+def test_a_rehearsal_says_so_on_every_table(study, monkeypatch):
+    from flowers102_study.core.settings import label_of, open_run
+    monkeypatch.chdir(study)
+    run = open_run("paper")
+    assert label_of(run) == ""
+    monkeypatch.setenv("FLOWERS102_REHEARSAL", "random weights")
+    assert label_of(run) == "random weights"
