@@ -92,7 +92,12 @@ def on_meta(source: str): # a model without weights
     "Make a model at its real size that takes no memory."
     import torch
     from transformers import AutoModelForImageTextToText
-    with torch.device("meta"): return AutoModelForImageTextToText.from_config(configuration(source))
+    with torch.device("meta"):
+        net = AutoModelForImageTextToText.from_config(configuration(source))
+        if net.config.model_type == "instructblip": # Flan-T5's output layer is its own
+            head = net.language_model.lm_head
+            head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+    return net
 
 
 @functools.cache
