@@ -105,9 +105,11 @@ def call(study: Path, environment: dict, *words): # raises SystemExit with a sta
     if status := subprocess.run(program, cwd=study, env=environment).returncode: sys.exit(status)
 
 
-def told_sizes(more: list) -> list: # command-line words
-    "Write the sizes as --set."
-    pairs = [f"{key}={json.dumps(value)}" for key, value in SIZES.items()]
+def told_sizes(run, more: list) -> list: # command-line words
+    "Write the sizes as --set; of an ablation's table only the entries that the profile has."
+    trained = {name for entry in run.ablation["training"] for name in entry}
+    tables = {"ablation.training": [e for e in SIZES["ablation.training"] if trained & e.keys()]}
+    pairs = [f"{key}={json.dumps(value)}" for key, value in (SIZES | tables).items()]
     return [word for pair in pairs + more for word in ("--set", pair)]
 
 
@@ -173,7 +175,7 @@ def main():
     with serving(hub.app) as address:
         environment = surroundings(home, address, f"{address}/oxford")
         call(study, environment, "flowers102-study", "run", *how.stages, "--profile", how.profile,
-             "--name", name, *told_sizes(how.more))
+             "--name", name, *told_sizes(run, how.more))
         print(f"the run: {(time.time() - begun) / 60:.1f} minutes; {sum(hub.asked.values()):,} requests "
               f"of the Hub, {len(hub.once)} faults on the way", flush=True)
         if not how.stages: publish(study, environment, run, name)
