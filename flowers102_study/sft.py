@@ -477,6 +477,7 @@ def training_seconds(run: Run) -> float: # planned; 0: not known
     source, block = run.models[run.sft["base"]], run.sft
     if not known(source): return 0.
     pictures, classes = expected(run)
+    if not pictures: return 0. # of a data set of the Hub it is not known yet
     taught = block["shots"] * classes if block["shots"] else .81 * pictures
     shown = step_count(block, int(taught), min(block["batch_size"], int(taught))) * block["batch_size"]
     work = training_work(source, run.models["image_size"], shown, block["method"])
