@@ -56,7 +56,7 @@ def metadata(result: dict, base: str) -> str: # YAML
     made_from = {"base_model": base} if base else {}
     origin = result["origin"]
     if origin["source"] == "hub": made_from["datasets"] = [origin["name"]]
-    answers = "task" in result["settings"] # in words
+    answers = "task" in result.get("settings", {}) # in words
     return ModelCardData(model_name=result["arm"], eval_results=found, library_name="transformers",
                          license=licence_of(base), tags=["flowers", "fine-grained"],
                          pipeline_tag="image-text-to-text" if answers else "image-classification",
