@@ -6,7 +6,7 @@
 __all__ = ['features_job', 'made_by', 'scale_of', 'class_weights', 'solve', 'minimise', 'log_softmax', 'scored', 'preferred',
            'fit_mlp', 'epochs_of', 'train_linear', 'applied', 'candidates', 'stored_features', 'features_sum', 'Sweep',
            'sweep', 'common_training', 'fit', 'set_head', 'keep_head', 'record_classified', 'record_head', 'bases',
-           'controls', 'fit_job', 'together_job', 'jobs', 'held_pictures', 'needs', 'nearest_alike', 'laid_out']
+           'controls', 'fit_job', 'together_job', 'jobs', 'needs', 'nearest_alike', 'laid_out']
 
 # %% ../nbs/05_classifier.ipynb #7e3182ef
 import json
@@ -27,11 +27,10 @@ from .vlm.effort import TOKENS, known, passing_work, seconds_for, training_work
 from .vlm.memory import (activations_size, answering_size, features_size, hidden_width,
                                          weights_size)
 from .vlm.published import configuration, model_facts, picture_tokens, seen_side
-from .vlm.training import share_out
 from .pictures.sources import listing_sum
 from .data import data_job, expected
 from .prompts import open_question
-from .sft import sft_arm, train_job
+from .sft import held_pictures, sft_arm, train_job
 
 # %% ../nbs/05_classifier.ipynb #8595683b
 def features_job(
@@ -389,13 +388,6 @@ def jobs(run: Run) -> list:
             + [fit_job(run, arm) for arm in bases(run) | controls(run)]
             + [job for job in [together_job(run)] if job])
 
-# %% ../nbs/05_classifier.ipynb #670dbcc8
-def held_pictures(run: Run) -> int:
-    "Return how many pictures a process holds while adapters and a head train together."
-    world = processes(run)
-    return share_out(max(world, run.sft["batch_size"] // world * world), run.sft["micro_batch_size"],
-                     10 ** 6, world)[1]
-
 # %% ../nbs/05_classifier.ipynb #e09da578
 def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     "Work out what a job of this stage needs."
@@ -410,7 +402,7 @@ def needs(run: Run, job: Job) -> dict: # bytes: disk, host, gpu
     facts, size, gpu = model_facts(source), run.models["image_size"], bool(devices())
     extracts, side = job.target.endswith(":extract"), seen_side(source, size) or size
     working = (answering_size(run.classifier["batch_size"]) if extracts else
-               activations_size(configuration(source), held_pictures(run),
+               activations_size(configuration(source), held_pictures(run)[0],
                                 picture_tokens(configuration(source), side) + TOKENS, gpu,
                                 run.sft["gradient_checkpointing"]))
     work = n if extracts else run.classifier["joint_steps"] * run.sft["batch_size"]

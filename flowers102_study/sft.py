@@ -6,7 +6,8 @@
 __all__ = ['TOKENS', 'KEPT', 'adapters', 'trainable', 'count_trained', 'Guide', 'validation_accuracy', 'read_lessons', 'lessons',
            'TrainingSet', 'step_count', 'in_four_bits', 'start', 'collator', 'loss_of', 'validator', 'optimizer_of',
            'run_trainer', 'train', 'example_of', 'finish_model', 'sft_arm', 'check_settings', 'check_together',
-           'train_job', 'arm_job', 'jobs', 'needs', 'training_peak', 'training_needs', 'training_seconds']
+           'train_job', 'arm_job', 'jobs', 'needs', 'training_peak', 'held_pictures', 'training_needs',
+           'training_seconds']
 
 # %% ../nbs/04_sft.ipynb #4987d79b
 import copy
@@ -450,6 +451,13 @@ def training_peak(
     if block["train_vision_tower"]: kept += tower_size(config.vision_config, held, side, half)
     return peak_size(state, kept, accumulation > 1)
 
+# %% ../nbs/04_sft.ipynb #1c1bc42d
+def held_pictures(run: Run) -> tuple: # (pictures of a process at once, accumulation)
+    "Return how a step's batch is cut, however many pictures there are."
+    world, block = processes(run), run.sft
+    batch = max(world, block["batch_size"] // world * world)
+    return share_out(batch, block["micro_batch_size"], 10 ** 6, world)[1:]
+
 # %% ../nbs/04_sft.ipynb #df02a48c
 def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, disk, host, gpu
     "Work out what fine-tuning a published model needs."
@@ -457,8 +465,7 @@ def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, 
     full, config, gpu = block["method"] == "full", configuration(source), bool(devices())
     sharded = chosen_config(run) in ("fsdp2", "zero3") and world > 1
     counts = counted(source, block)
-    _, held, accumulation = share_out(block["batch_size"] // world * world or world,
-                                      block["micro_batch_size"], 10 ** 6, world)
+    held, accumulation = held_pictures(run)
     side = seen_side(source, run.models["image_size"]) or run.models["image_size"]
     tokens = picture_tokens(config, side) + TOKENS
     how = {"rest": frozen_bytes(source, block, gpu), "shards" if sharded else "copies": world}
