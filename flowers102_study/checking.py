@@ -21,7 +21,7 @@ from .classifier import record_classified
 from .core.dataset import read_index, read_pixels, read_report
 from .core.jobs import Job
 from .core.records import MANIFEST, read_predictions, sha256
-from .core.settings import Run, require
+from .core.settings import Run, folder_name, require
 from .core.work import Work
 from .vlm.shards import spread
 from .pictures.sources import listing_sum
@@ -325,7 +325,8 @@ def evaluation_job(
     "Build the job that evaluates a published model."
     from flowers102_study.vlm.foreign import checkpoint_kind, files_of
     folder = files_of(source)
-    kind, arm = checkpoint_kind(folder), arm or Path(source.partition("@")[0].rstrip("/")).name.lower()
+    arm = folder_name(arm or Path(source.partition("@")[0].rstrip("/")).name.lower(), "an arm's")
+    kind = checkpoint_kind(folder)
     if kind == "vlm": return answers_job(run, arm, source, None, task)
     spec = {"model": source, "weights": listing_sum(str(folder)), "kind": kind,
             "seed": run.settings["seed"], "batch_size": run.baselines["batch_size"]}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'PROFILES', 'PICTURES', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'minutes_before',
-           'asked_run', 'gpu_need', 'print_dry', 'plan_for', 'check_run', 'run_command', 'try_stage', 'run_stages',
-           'refuse_other_pictures', 'own_words', 'print_pictures', 'print_plan', 'existing_run', 'result_line',
-           'group_of', 'results_command', 'opened_run']
+           'asked_run', 'needs_left', 'gpu_need', 'disk_need', 'print_dry', 'plan_for', 'check_run', 'run_command',
+           'try_stage', 'run_stages', 'refuse_other_pictures', 'noted', 'own_words', 'said_of', 'print_pictures',
+           'print_plan', 'existing_run', 'result_line', 'group_of', 'results_command', 'opened_run']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
@@ -21,11 +21,12 @@ import yaml
 from .core.devices import assume
 from .core.jobs import alone
 from .core.launch import command, devices, lanes, launcher, processes
+from .core.masking import masked
 from .core.progress import clock
 from .scores.metrics import percent
 from .core.notebooks import execute, finished, stage_module
-from .core.plan import (Needs, job_line, refuse_too_large, say_fit, shown_source, size,
-                                        stage_line)
+from .core.plan import (Needs, job_line, lack_of_room, refuse_too_large, say_fit,
+                                        shown_source, size, stage_line)
 from .core.records import read_results, write_json
 from .vlm.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
@@ -103,8 +104,7 @@ def suited(
 
 def minutes_before(name: str) -> int: # 0: none were asked for
     "Return how many minutes an earlier call allowed a run."
-    path = project_root() / "runs" / name / "run.json"
-    return json.loads(path.read_text()).get("minutes", 0) if path.exists() else 0
+    return noted(project_root() / "runs" / name).get("minutes", 0)
 
 # %% ../nbs/cli.ipynb #6d11f4df
 def asked_run(profile: str, name: str, data: str, asked: dict, minutes: int) -> tuple: # (Run, a note)
@@ -117,13 +117,23 @@ def asked_run(profile: str, name: str, data: str, asked: dict, minutes: int) -> 
     return open_run(profile, name, data, scaled | asked), note
 
 # %% ../nbs/cli.ipynb #4af2b90b
+def needs_left(run: Run, chosen: dict) -> list: # of dicts, as a stage's `needs` returns them
+    "Work out what the jobs that are left need."
+    modules = [stage_module(stage) for stage in chosen]
+    return [module.needs(run, job) for module in modules for job in module.jobs(run) if not job.done()]
+
+
 def gpu_need(run: Run, chosen: dict) -> float: # bytes on each GPU
     "Return what the largest job that is left needs."
     if not run.launch["check_memory"]: return 0.
-    modules = [stage_module(stage) for stage in chosen]
-    needs = [module.needs(run, job) for module in modules for job in module.jobs(run) if not job.done()]
     # of published models, for which a formula stands; what the pocket's take is a guess
-    return max((need["gpu"] for need in needs if need.get("model", "pocket") != "pocket"), default=0.)
+    return max((need["gpu"] for need in needs_left(run, chosen)
+                if need.get("model", "pocket") != "pocket"), default=0.)
+
+
+def disk_need(run: Run) -> float: # bytes
+    "Return what the jobs that are left of the whole study need."
+    return sum(need["disk"] for need in needs_left(run, stages()))
 
 
 def print_dry(run: Run, chosen: dict, note: str, verbose: bool):
@@ -174,7 +184,9 @@ def run_command(
     refuse_too_large(run, lambda other: gpu_need(other, chosen), devices())
     teller = Teller("json" if as_json else "quiet" if quiet else "people", len(chosen))
     if note: teller.say(note, event="recipe", profile=run.profile, keys=run.asked["overrides"])
-    with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
+    try:
+        with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
+    except OSError as error: raise SystemExit(f"{run.name}: {said_of(run, error)}")
 
 # %% ../nbs/cli.ipynb #15061ab3
 def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # seconds
@@ -188,7 +200,7 @@ def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # sec
     except Exception as error:
         teller.end(number, path.stem, "failed", took(), error=own_words(error))
         where = shown(run.notebooks / path.name)
-        raise SystemExit(f"{path.stem}: failed; what happened is in {where}\n\n{own_words(error)}")
+        raise SystemExit(f"{path.stem}: failed; what happened is in {where}\n\n{said_of(run, error)}")
     teller.end(number, path.stem, "done", took())
     return took()
 
@@ -215,16 +227,32 @@ def run_stages(run: Run, chosen: dict, teller: Teller, minutes: int = 0):
 # %% ../nbs/cli.ipynb #e8d50153
 def refuse_other_pictures(run: Run):
     "Refuse a name that was used for other pictures."
-    path, source = run.folder / "run.json", run.settings["data"]["source"]
-    if path.exists() and (known := json.loads(path.read_text()))["source"] != source:
+    known, source = noted(run.folder), run.settings["data"]["source"]
+    if known.get("source", source) != source:
         raise SettingsError(f"the run {run.name!r} is of other pictures ({known['source']}); choose "
                             f"another --name, or remove {shown(run.folder)}")
+
+
+def noted(folder: Path) -> dict: # empty: nothing was noted
+    "Read what a run was asked for; raise SettingsError where the note is damaged."
+    path = folder / "run.json"
+    if not path.exists(): return {}
+    try: known = json.loads(path.read_text())
+    except ValueError: known = None
+    require(isinstance(known, dict), f"{shown(path)} is damaged; remove it, and the next run with the "
+                                     "same name, profile and data writes it again")
+    return known
 
 
 def own_words(error: Exception) -> str:
     "Return the message of what went wrong inside a notebook, not the notebook's whole traceback."
     inside = getattr(error, "evalue", "") # papermill's PapermillExecutionError
-    return f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}"
+    return masked(f"{getattr(error, 'ename', type(error).__name__)}: {inside or error}")
+
+
+def said_of(run: Run, error: Exception) -> str:
+    "Say what went wrong, and where it was for want of room, how much is needed."
+    return own_words(error) + lack_of_room(run, own_words(error), lambda: disk_need(run))
 
 # %% ../nbs/cli.ipynb #a7da9793
 def print_pictures(run: Run):
@@ -305,8 +333,7 @@ def results_command(
 # %% ../nbs/cli.ipynb #86683398
 def opened_run(name: str) -> Run:
     "Open a run by the name of its folder, as it was asked for."
-    folder = existing_run(name)
-    if not (folder / "run.json").exists():
-        raise SettingsError(f"run {name!r} was not made by flowers102-study run")
-    asked = json.loads((folder / "run.json").read_text())
-    return open_run(**{k: asked[k] for k in ("profile", "name", "data", "overrides")})
+    asked = noted(existing_run(name))
+    require(bool(asked), f"run {name!r} was not made by flowers102-study run, or its run.json is gone")
+    # its folder may have been copied, or called otherwise since
+    return open_run(name=name, **{k: asked[k] for k in ("profile", "data", "overrides")})

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MERGED', 'SEEN_BY', 'prompts_command', 'reader_of', 'compare_command', 'record_at', 'difference_text',
            'versus_command', 'predict_command', 'diagnose_command', 'peer_record', 'evaluate_command', 'export_command',
-           'pushable', 'push_command', 'publish_command', 'notebooks_command', 'readme_command', 'main']
+           'pushable', 'push_command', 'publish_command', 'notebooks_command', 'verify_command', 'readme_command',
+           'main']
 
 # %% ../nbs/commands.ipynb #9e5ab260
 import json
@@ -16,7 +17,9 @@ from pathlib import Path
 import typer
 
 from .cli import app, existing_run, opened_run
+from .core.jobs import alone
 from .core.notebooks import finished, stage_module
+from .core.masking import masked
 from .core.plan import size
 from .core.records import read_results, write
 from .core.settings import (Run, SettingsError, one_of, project_root, require,
@@ -267,7 +270,8 @@ def publish_command(name: str = typer.Option("pocket", help="of the run")):
     if missing:
         raise SettingsError(f"run {name!r} is not finished ({', '.join(missing)}); first: "
                             f"{run.command()}")
-    print("published:", ", ".join(map(shown, publish(run))))
+    with alone(run.folder, "notebooks"): # nobody is to change what is copied
+        print("published:", ", ".join(map(shown, publish(run))))
 
 
 @app.command("notebooks")
@@ -280,6 +284,22 @@ def notebooks_command(only: list[str] = typer.Argument(None, help="parts of name
             continue
         print(shown(path), flush=True)
         execute_in_place(path)
+
+# %% ../nbs/commands.ipynb #4ada4e3a
+@app.command("verify")
+def verify_command(name: str = typer.Option("pocket", help="of a run, or of one that is published")):
+    "Check a run, and what is published of it, against its seals; status 1 where a file was changed."
+    from flowers102_study.verifying import verify
+    published = sorted(p.parent.name for p in (project_root() / "report/results").glob("*/index.json"))
+    there = (project_root() / "runs" / name).is_dir()
+    if not there and name not in published: existing_run(name) # names the nearest
+    found = verify(name, opened_run(name) if there else None)
+    print("looked at", ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items()))
+    for remark in found.remarks: print("note:", remark)
+    for file, what in found.wrong: print(f"✗ {file}: {what}")
+    print(f"{name}: {len(found.wrong)} things are not as they were" if found.wrong
+          else f"✓ {name}: everything is as it was written")
+    raise SystemExit(1 if found.wrong else 0)
 
 # %% ../nbs/commands.ipynb #67b71125
 @app.command("readme")
@@ -294,5 +314,9 @@ def main():
     "Run the command line."
     try: app(standalone_mode=True)
     except SettingsError as error:
-        print(f"flowers102-study: {error}", file=sys.stderr)
+        print(masked(f"flowers102-study: {error}"), file=sys.stderr)
         raise SystemExit(2)
+    except OSError as error:
+        if not error.errno: raise # not of the system
+        print(masked(f"flowers102-study: {error}"), file=sys.stderr)
+        raise SystemExit(1)

@@ -11,6 +11,19 @@ from flowers102_study.core.work import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "flowers102"
+pytest_plugins = ["faults"]
+# every process that a test starts can be told to go wrong
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests/faults/points"),
+                                                         os.environ.get("PYTHONPATH")]))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--table", action="store_true", help="the faults whole, with a line a row")
+
+
+# made up: what no file of a run may hold
+SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 9, "THEIR_API_KEY": "made-up-key-91x7",
+           "A_PASSWORD": "pa55w0rd-made-up"}
 
 
 def copy_of_study(folder: Path) -> Path:
@@ -32,6 +45,34 @@ def call(folder: Path, *words, check: bool = True, **environment):
         printed = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         raise AssertionError(f"{' '.join(map(str, words))}\n{printed}")
     return done
+
+
+class Said:
+    "What a command line that ran in this process has said, as subprocess tells it."
+    def __init__(self, returncode, printed):
+        self.returncode, (self.stdout, self.stderr) = returncode, printed
+
+
+@pytest.fixture
+def invoke(monkeypatch, capsys):
+    "Return a function that runs the command line in this process, where nothing is to be computed."
+    def run(folder: Path, *words, check: bool = True):
+        from flowers102_study.commands import main
+        from flowers102_study.core.devices import ASSUMED, devices
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["flowers102-study", *map(str, words)])
+        capsys.readouterr()
+        try: main()
+        except SystemExit as end: status = end.code
+        finally:
+            ASSUMED.clear()
+            devices.cache_clear()
+        if isinstance(status, str): status, _ = 1, print(status, file=sys.stderr)
+        said = Said(status or 0, capsys.readouterr())
+        assert not check or not said.returncode, said.stderr
+        return said
+    return run
 
 
 def at_work(job, folder: Path | None = None) -> Work: # folder: to be filled; None: the job's own
@@ -63,6 +104,6 @@ def smoke(tmp_path_factory): # a finished smoke run, made once for all test proc
             folder.mkdir()
             # a process less to start, and the other core is another test's
             call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke", "--set",
-                 "launch.parallel_jobs=1")
+                 "launch.parallel_jobs=1", **SECRETS)
             folder.with_suffix(".done").touch()
     return folder

@@ -88,7 +88,7 @@ def test_no_import_runs_upwards(whole):
         file.write("\nfrom .launch import run_jobs\n")
     found = house.upward_imports(whole)
     assert "scores.metrics imports resnet" in found and "data imports resnet" in found
-    assert "core.settings imports itself in a circle" in found
+    assert any("core.settings imports" in line and "in a circle" in line for line in found)
     assert "core.records imports vlm.ranking" in found
 
 

@@ -27,6 +27,7 @@ import yaml
 
 from .devices import devices
 from .jobs import Job, alone, check_inputs, finish, prepare, stage_of
+from .masking import masked
 from .processes import STARTED_BY, leave_together, with_parent
 from .progress import Board
 from .records import write_json
@@ -351,9 +352,9 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 # %% ../../nbs/core/launch.ipynb #9ed0d524
-def started(method: str, how: tuple): # a multiprocessing.Process
+def started(method: str, how: tuple, entry=become): # a multiprocessing.Process
     "Start a lane, and do not import the script that starts it: that would run the script again."
-    lane, main = multiprocessing.get_context(method).Process(target=become, args=how), "__main__"
+    lane, main = multiprocessing.get_context(method).Process(target=entry, args=how), "__main__"
     script = sys.modules[main]
     sys.modules[main] = ModuleType(main)
     try: lane.start()
@@ -412,10 +413,11 @@ def read_lane(lane, receive, log, board: Board):
     "Take in what a lane says, line by line, until it ends."
     with open(os.dup(receive.fileno()), encoding="utf-8", errors="replace") as lines:
         receive.close()
-        for line in lines:
-            log.write(line); log.flush()
+        for line in map(masked, lines):
             lane.words.append(line)
             board.take(line.rstrip("\n"))
+            try: log.write(line); log.flush()
+            except OSError: pass # a full disk: the job itself will say so, and must not wait for us
 
 
 def check_ended(lane, log: Path): # raises RuntimeError

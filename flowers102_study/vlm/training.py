@@ -204,13 +204,14 @@ def newest(
     folder: Path, # holds checkpoint-<step>
     accelerator=None, # where several processes ask: the first removes, all wait
 ) -> Path | None:
-    "Remove half-written checkpoints and return the newest that is whole."
+    "Remove checkpoints that are not whole, saying so, and return the newest that is."
     whole = [path for path in checkpoints(folder).values()]
     # what comes after the last that can be resumed will be trained again
     while whole and not resumable(whole[-1]): whole.pop()
     if accelerator is None or accelerator.is_main_process:
-        for path in Path(folder).glob("checkpoint-*"):
-            if path not in whole: shutil.rmtree(path)
+        for path in sorted(set(Path(folder).glob("checkpoint-*")) - set(whole)):
+            print(f"{path.name} is damaged, half-written or weights alone: not gone on from", flush=True)
+            shutil.rmtree(path)
     if accelerator: accelerator.wait_for_everyone()
     return whole[-1] if whole else None
 

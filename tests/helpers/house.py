@@ -4,7 +4,10 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+from flowers102_study.verifying import readme_numbers # noqa: F401 (a rule of the house, too)
 
 STAGE = re.compile(r"\d\d_(\w+)")
 
@@ -68,11 +71,9 @@ def upward_imports(root: Path) -> list:
              for m in exported(root)}
     bad = [f"{m} imports {i}" for m, imports in graph.items() for i in imports
            if layer(i, number) > layer(m, number)]
-    def reach(m, seen=()):
-        return any(m == i or (i not in seen and reach_from(m, i, (*seen, i))) for i in graph.get(m, ()))
-    def reach_from(m, i, seen):
-        return any(j == m or (j not in seen and reach_from(m, j, (*seen, j))) for j in graph.get(i, ()))
-    return bad + [f"{m} imports itself in a circle" for m in graph if reach(m)]
+    try: TopologicalSorter(graph).prepare()
+    except CycleError as error: bad.append(f"{' imports '.join(error.args[1])}, in a circle")
+    return bad
 
 
 def drawn_map(root: Path) -> list: # in the order of the arrows
@@ -81,44 +82,6 @@ def drawn_map(root: Path) -> list: # in the order of the arrows
     chart = next(text for text in map("".join, (c["source"] for c in cells)) if "flowchart" in text)
     line = next(line for line in chart.splitlines() if "-->" in line)
     return [part.strip().split("[")[0] for part in line.split("-->")]
-
-
-def numbers(text: str) -> set:
-    return set(re.findall(r"\d+\.\d+(?= ?%|\b)", text))
-
-
-def told_numbers(root: Path) -> set:
-    "Every decimal that a committed score or test, or the original, can stand behind."
-    found = set()
-    for path in (root / "report" / "results").glob("*/*.json"):
-        result = json.loads(path.read_text())
-        for g in result.get("groups", []):
-            found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
-        for g in result.get("told", []):
-            found |= {f"{100 * g[k]:.1f}" for k in ("before", "after") if g[k] is not None}
-        for values in result.get("network", {}).get("accuracies", {}).values(): # of every training
-            found |= {f"{100 * v:.1f}" for v in values}
-        tests = [*result.get("comparisons", []), *([result["network"]] if "network" in result else []),
-                 *result.get("matching", [])]
-        for r in tests: found |= {f"{100 * abs(v):.1f}" for v in (r["effect"], *r["interval"])}
-        chances = [r.get("holm_p", r["p"]) for r in tests]
-        found |= ({"0.001" if p < .001 else f"{p:.2g}" for p in chances}
-                  | {f"{result['level']}" for _ in chances if "level" in result})
-        for score in (result.get("scores") or {}).values():
-            found |= {f"{100 * v:.1f}" for v in (score["value"], *score["interval"])}
-    original = json.loads((root / "report" / "results" / "original.json").read_text())
-    from flowers102_study.scores.metrics import wilson
-    found |= {number for arm in original["arms"] for number in numbers(arm["reported"])}
-    found |= {number for other in original["others"] for number in numbers(other["reported"])}
-    for arm in original["arms"]:
-        found |= {f"{100 * v:.1f}" for v in wilson(arm["correct"], original["n"])}
-    return found
-
-
-def readme_numbers(root: Path) -> list:
-    "Decimals in the README that stand in no committed result (versions of Python are no result)."
-    text = (root / "README.md").read_text()
-    return sorted(numbers(text) - told_numbers(root) - {"3.11"})
 
 
 LONGEST = 25 # lines of a cell

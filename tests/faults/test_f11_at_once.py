@@ -1,0 +1,89 @@
+"""Two at once: one works, the other waits or is refused; what has died holds nobody."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import call, copy_of_study
+from faults import LONG
+
+RUN = ("run", "data", "--profile", "smoke")
+
+
+class Held:
+    "A command that is held at a point until it is let go."
+    def __init__(self, study: Path, words: tuple, at: str):
+        self.there, self.go = study / "there", study / "go"
+        for pipe in (self.there, self.go): os.mkfifo(pipe)
+        fault = {"at": at, "call": 1, "do": "hold", "there": str(self.there), "go": str(self.go)}
+        program = Path(sys.executable).with_name("flowers102-study")
+        self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                        env=os.environ | {"FAULT": json.dumps(fault)})
+        self.pid = int(self.there.read_text()) # waits until the point is reached
+
+    def let_go(self) -> int: # the status
+        self.go.write_text("go")
+        self.said = self.process.communicate()[1]
+        return self.process.returncode
+
+
+@pytest.fixture
+def whole(smoke, tmp_path): # a finished run
+    study = copy_of_study(tmp_path)
+    shutil.copytree(smoke / "runs", study / "runs")
+    return study
+
+
+def test_two_runs_of_one_name(study):
+    held = Held(study, RUN, "flowers102_study.core.launch:open_stage")
+    second = call(study, "flowers102-study", *RUN, check=False)
+    assert second.returncode == 2 and "is being worked on by another process" in second.stderr
+    assert held.let_go() == 0, held.said
+    assert "done before" in call(study, "flowers102-study", *RUN).stdout
+
+
+def test_the_lock_of_a_dead_process_holds_nobody(study):
+    held = Held(study, RUN, "flowers102_study.core.launch:open_stage")
+    os.killpg(held.process.pid, signal.SIGKILL)
+    held.process.wait()
+    call(study, "flowers102-study", *RUN)
+
+
+@LONG
+def test_two_names_share_the_pockets_models(study):
+    ways = {name: ("run", "data", "prompts", "baselines", "--profile", "smoke", "--name", name)
+            for name in ("one", "two")}
+    for name in ways: call(study, "flowers102-study", "run", "data", "prompts", "--profile", "smoke",
+                           "--name", name)
+    held = Held(study, ways["one"], "flowers102_study.vlm.pretraining:step")
+    second = call(study, "flowers102-study", *ways["two"], check=False)
+    assert second.returncode == 1 and ".pocket is being worked on by another process" in second.stderr
+    assert held.let_go() == 0, held.said
+    told = call(study, "flowers102-study", *ways["two"])
+    assert "the base" not in told.stdout
+    records = [json.loads((study / "runs" / name / "arms/qwen3-vl-4b/result.json").read_text())
+               for name in ways]
+    for record in records: del record["measured"]
+    assert records[0] == records[1]
+
+
+@LONG
+def test_a_run_and_a_publish(whole):
+    publish = ("publish", "--name", "smoke")
+    held = Held(whole, publish, "flowers102_study.publishing:collect")
+    second = call(whole, "flowers102-study", *RUN, check=False)
+    assert second.returncode == 2 and "is being worked on by another process" in second.stderr
+    assert held.let_go() == 0, held.said
+    for pipe in (held.there, held.go): pipe.unlink()
+    (whole / "runs/smoke/index.html").unlink()
+    held = Held(whole, RUN, "flowers102_study.page:write_page")
+    second = call(whole, "flowers102-study", *publish, check=False)
+    assert second.returncode == 2 and "is being worked on by another process" in second.stderr
+    assert held.let_go() == 0, held.said
+    assert "everything is as it was written" in call(whole, "flowers102-study", "verify", "--name",
+                                                     "smoke").stdout

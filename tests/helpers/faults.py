@@ -1,0 +1,62 @@
+"""What the rows of the table share: how a fault is set, and the table, printed after the tests."""
+import json
+from collections import defaultdict
+
+import pytest
+
+# the long form of a row: `make faults` has it, `make test` does not
+LONG = pytest.mark.long
+
+
+@pytest.fixture
+def fault(monkeypatch):
+    "Return a function that sets what goes wrong in processes that start from now on; nothing ends it."
+    def set_fault(**what):
+        if not what: return monkeypatch.delenv("FAULT")
+        monkeypatch.setenv("FAULT", json.dumps({"call": 1} | what))
+    return set_fault
+
+
+def pytest_collection_modifyitems(config, items):
+    "Leave out what `make faults` alone runs."
+    if config.getoption("--table"): return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+def row_of(report) -> str: # "F1"; "" for a test that is no row's
+    name = report.nodeid.rpartition("/")[2]
+    return f"F{int(name[6:8])}" if name.startswith("test_f") else ""
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    "Print a line a row: what was done, how often, how often it held."
+    if not config.getoption("--table"): return
+    tried, held, skipped = defaultdict(int), defaultdict(int), defaultdict(set)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            row = row_of(report)
+            if not row: continue
+            times = dict(report.user_properties).get("times", 1)
+            if outcome == "skipped": skipped[row].add(report.longrepr[2].removeprefix("Skipped: "))
+            else: tried[row] += times
+            if outcome == "passed": held[row] += times
+    terminalreporter.section("faults")
+    for row in sorted({*tried, *skipped}, key=lambda r: int(r[1:])):
+        terminalreporter.write_line(f"{row:4} {TITLES[row]}: {held[row]} of {tried[row]} held"
+                                    + "".join(f"; left out: {why}" for why in sorted(skipped[row])))
+
+
+TITLES = {"F1": "killed at a random step, 15 after a checkpoint or later; the same bytes in the end",
+          "F2": "a file of the newest checkpoint missing, cut short, one bit flipped; the one before",
+          "F3": "the disk full, in data, checkpoint, record, figure, page; said, and gone on from",
+          "F4": "a notebook's kernel killed; only what is missing is done again",
+          "F5": "hostile archives, pictures and names; nothing outside, each named",
+          "F6": "a token in environment, cell, address, error; found nowhere",
+          "F7": "wrong keys, values, types, names, folders; refused with the nearest right one",
+          "F8": "another folder, umask, locale, time zone, one core; the same bytes",
+          "F9": "each key of the profile changed; its descendants alone run again",
+          "F10": "libraries, network, home that are absent, broken or read-only; works, or says why not",
+          "F11": "two at once; one waits or is refused, a dead one holds nobody",
+          "F12": "clock set back, no locks, a run moved, copied, half deleted; goes on, or says so"}
