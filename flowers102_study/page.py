@@ -344,7 +344,7 @@ def write_page(
     seal_pages(run)
     return page
 
-
+# %% ../nbs/page.ipynb #4bf272e7
 PAGES = "pages.json"
 
 

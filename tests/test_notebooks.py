@@ -1,11 +1,40 @@
-"""Each notebook's own tests, one test each; cells flagged slow or gpu are left out."""
+"""Each notebook's own tests, one test each; cells flagged slow or gpu are left out.
+
+They run in processes that are forked from one that has loaded the libraries, as the kernels of a run
+are: loading them sixty times would take longer than the tests.
+"""
+import os
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
-from conftest import ROOT, call
+from conftest import ROOT
+from flowers102_study.core.kernels import kernels_ahead, share_server
+from flowers102_study.core.launch import LOADED_WITH, environment, started
+from flowers102_study.core.settings import open_run
 from house import notebooks
+
+
+def try_notebook(path: Path, log: Path, loaded_with: dict):
+    "Run a notebook's tests as nbdev_test does, in this process, and end with their status."
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2): os.dup2(output, stream)
+    os.environ |= {"OMP_NUM_THREADS": "1"}
+    tempfile.tempdir = None
+    share_server(loaded_with)
+    from nbdev.config import get_config
+    from nbdev.test import test_nb
+    os.chdir(ROOT / "nbs")
+    held, _ = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=ROOT)
+    sys.exit(0 if held else 1)
 
 
 @pytest.mark.parametrize("path", notebooks(ROOT),
                          ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
-def test_notebook(path):
-    told = call(ROOT, "nbdev_test", "--path", path, "--n_workers", "0", check=False, OMP_NUM_THREADS="1")
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+def test_notebook(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    kernels_ahead(environment(open_run("smoke"), threads=1))
+    process = started("forkserver", (path, tmp_path / "log", dict(LOADED_WITH)), try_notebook)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]

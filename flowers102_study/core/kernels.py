@@ -6,6 +6,7 @@
 __all__ = ['SHOWING', 'INLINE', 'serve', 'share_server', 'Forked', 'forking_manager', 'kernels_ahead']
 
 # %% ../../nbs/core/kernels.ipynb #aaedec16
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -37,14 +38,16 @@ def serve(
     threading.Thread(target=end_with_parent, daemon=True).start()
     share_server(loaded_with)
     from ipykernel.kernelapp import IPKernelApp
-    IPKernelApp.launch_instance(argv=words[words.index("-f"):])
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}" # it ends with it, too
+    IPKernelApp.launch_instance(argv=[*words[words.index("-f"):], parent])
 
-
+# %% ../../nbs/core/kernels.ipynb #0fd79a95
 def share_server(loaded_with: dict):
     "Let this process fork its jobs from where it was forked from itself, instead of loading all anew."
     LOADED_WITH.update(loaded_with)
-    server = forkserver._forkserver # its address has come with the fork
+    server = forkserver._forkserver
     server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
+    multiprocessing.set_start_method(None, force=True)
 
 # %% ../../nbs/core/kernels.ipynb #03d4f1a8
 class Forked:

@@ -86,15 +86,16 @@ def reached(
     return found
 
 # %% ../../nbs/core/keys.ipynb #5e58ca0d
+@functools.lru_cache(2000)
 def imports(
     source: str, # Python
     module: str = "", # where it stands, for relative imports
-) -> set: # modules of the package
+) -> frozenset: # modules of the package
     "Find the package's modules that a source imports."
     try: tree = ast.parse(source)
-    except SyntaxError: return set() # a cell with magics
+    except SyntaxError: return frozenset() # a cell with magics
     found = [imported_modules(n, module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    return set().union(*found)
+    return frozenset().union(*found)
 
 
 def closure(modules: set) -> dict: # {module: sum of its source}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'QUIET', 'notebook_done', 'sums_of', 'drawn', 'stage_module', 'finished', 'figures_of', 'written_whole',
-           'papermill_run', 'forked_kernels', 'examples_aside', 'run_cells', 'execute', 'write_record', 'say_failed',
-           'keep_failure']
+           'papermill_run', 'forked_kernels', 'examples_aside', 'run_cells', 'told', 'execute', 'write_record',
+           'say_failed', 'keep_failure']
 
 # %% ../../nbs/core/notebooks.ipynb #68da62bf
 import functools
@@ -58,7 +58,8 @@ def finished(run: Run, stage: str, path: Path) -> bool:
 # %% ../../nbs/core/notebooks.ipynb #d54dcec4
 # one stream a cell, no chatter, and no seconds of waiting for what the kernel has started
 KERNEL = {"coalesce_streams": True, "extra_arguments": ["--IPKernelApp.log_level=40"],
-          "shutdown_kernel": "immediate"}
+          "shutdown_kernel": "immediate", "request_save_on_cell_execute": False,
+          "autosave_cell_every": 30} # seconds: writing after every cell takes longer than the cells
 # environment: no advice on bars, no bars of other libraries,
 # and one thread: on small arrays several wait for one another
 QUIET = {"PYTHONWARNINGS": "ignore:IProgress,ignore::FutureWarning", "TRANSFORMERS_VERBOSITY": "error",
@@ -133,24 +134,30 @@ def run_cells(path: Path, working: Path, parameters: dict, settings: dict, **how
         papermill_run(book, working, parameters, settings, **how)
 
 # %% ../../nbs/core/notebooks.ipynb #c307ddf3
+def told(path: Path) -> dict: # empty, where there is none or it is damaged
+    "Read a note of an earlier execution."
+    try: return json.loads(path.read_text())
+    except (OSError, ValueError): return {}
+
+# %% ../../nbs/core/notebooks.ipynb #12d54098
 def execute(
     run: Run, # parameters and folders
     path: Path, # a notebook under nbs/
+    forked: bool = False, # in a kernel that finds the libraries loaded; worth it for several notebooks
 ):
     "Execute a notebook with papermill into the run's folder; keep what happened, failures included."
     run.notebooks.mkdir(parents=True, exist_ok=True)
-    hidden = lambda kind: run.notebooks / f".{path.stem}.{kind}"
-    working, reads, spent = run.notebooks / f".{path.name}", hidden("reads"), hidden("spent")
+    working, reads, spent = (run.notebooks / f".{path.stem}.{kind}"
+                             for kind in ("ipynb", "reads", "spent"))
     final, record = run.notebooks / path.name, run.notebooks / f"{path.stem}.json"
     key, started = notebook_key(run, path), time.time()
-    before = json.loads(record.read_text()).get("with_jobs") if record.exists() else None
-    # seconds of executions that did not come to their end
-    part = json.loads(spent.read_text()) if spent.exists() else 0.
+    before, part = told(record).get("with_jobs"), told(spent).get("seconds", 0.)
     for old in (record, reads, *figures_of(run, path)): old.unlink(missing_ok=True)
-    try: run_cells(path, working, run.asked, {READS: str(reads)}, **forked_kernels(run))
+    how = forked_kernels(run) if forked else {}
+    try: run_cells(path, working, run.asked, {READS: str(reads)}, **how)
     except BaseException as error:
         keep_failure(working, final, error)
-        write(spent, str(part + time.time() - started))
+        write_json(spent, {"seconds": part + time.time() - started}) # of attempts that were broken off
         raise
     os.replace(working, final)
     spent.unlink(missing_ok=True)

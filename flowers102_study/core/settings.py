@@ -236,7 +236,7 @@ def label_of(
     return ", ".join(["drawn flowers"] * run.drawn + ["pocket-sized models"] * pocket
                      + [rehearsed] * bool(rehearsed))
 
-
+# %% ../../nbs/core/settings.ipynb #2eb69103
 SOURCES = ("drawn", "oxford")
 
 

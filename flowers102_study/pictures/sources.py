@@ -63,7 +63,7 @@ def read_rgb(
     # decoders raise many kinds
     except Exception as error: raise Unreadable(f"damaged: {error}") from None
 
-
+# %% ../../nbs/pictures/sources.ipynb #f33f4232
 def content_of(path: Path) -> bytes: # raises Unreadable
     "Read a picture's file, unless it is too large for one."
     try:
@@ -356,7 +356,7 @@ def its_own(source, place: str) -> bool: # source: as `rows_of` yields it; place
     path = Path(os.path.abspath(source)) # without .., and not through the cache's own links
     return any(path.is_relative_to(os.path.abspath(folder)) for folder in folders)
 
-
+# %% ../../nbs/pictures/sources.ipynb #396cd4ae
 def hub_pictures(
     spec: str, # "OWNER/NAME[@REVISION][#SUBSET]", or a folder in the Hub's layout
 ) -> Collection:

@@ -2,9 +2,6 @@
 import json
 import os
 import shutil
-import signal
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,8 @@ import pytest
 from conftest import ROOT, call, copy_of_study
 from flowers102_study import baselines, data, prompts
 from flowers102_study.core import dataset
-from flowers102_study.core.jobs import Job, prepare
-from flowers102_study.core.launch import run_jobs, start_lane
-from flowers102_study.core.progress import Board
+from flowers102_study.core.jobs import Job
+from flowers102_study.core.launch import run_jobs
 from flowers102_study.vlm.pocket_models import ARCHITECTURES
 from flowers102_study.core.records import content_sum
 from flowers102_study.core.settings import open_run
@@ -89,32 +85,17 @@ def test_two_processes_leave_the_record_of_one(study):
             and np.load(two.folder / "features/validation.npy").shape[0] == 12)
 
 
-def test_a_killed_job_goes_on_from_the_last_part(study):
+def test_a_killed_job_goes_on_from_the_last_part(study, fault):
     run = prepared("killed", **{"baselines.batch_size": 1})
     job = baselines.question_job(run, "idefics2-8b")
-    parts = job.out.with_name(job.name + ".partial") / "checkpoints"
+    part = "flowers102_study.vlm.shards:write_part"
     run_jobs(run, [job], "whole")
     whole = content_sum(job.out / "predictions.parquet")
     shutil.rmtree(job.out)
-    prepare(job)
-    with open(run.logs / "kill.log", "a") as log:
-        child = start_lane(run, [job], "kill", log, Board([]))
-        while len(list(parts.glob("*.npz"))) < 3: time.sleep(.005); assert child.exitcode is None
-        os.killpg(child.pid, signal.SIGKILL)
-        child.join()
-    before = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
-    assert 3 <= len(before) < 36
-    watched = {}
-    def watch(): # the parts go when the job is sealed
-        while not job.done():
-            for p in parts.glob("*.npz"):
-                try: watched[p.name] = p.stat().st_mtime_ns
-                except FileNotFoundError: pass
-            time.sleep(.005)
-    thread = threading.Thread(target=watch); thread.start()
+    fault(at=part, call=4, do="kill")
+    with pytest.raises(RuntimeError, match="ended with status -9"): run_jobs(run, [job], "killed")
+    fault(at=part, call=34, do="kill") # three of 36 are there: none is made again
     run_jobs(run, [job], "again")
-    thread.join()
-    assert all(watched[name] == stamp for name, stamp in before.items()) # none was made again
     assert content_sum(job.out / "predictions.parquet") == whole
 
 

@@ -3,16 +3,12 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
 from conftest import copy_of_study
 from flowers102_study import baselines, classifier, data, prompts, sft
-from flowers102_study.core.jobs import prepare
-from flowers102_study.core.launch import run_jobs, start_lane
-from flowers102_study.core.progress import Board
+from flowers102_study.core.launch import run_jobs
 from flowers102_study.core.settings import SettingsError, open_run
 from safetensors.numpy import load_file
 
@@ -175,21 +171,16 @@ def test_checkpointing_changes_memory_not_losses(study):
     assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)
 
 
-def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path):
+def test_a_sharded_training_is_killed_exported_and_goes_on(trained, tmp_path, fault):
     from flowers102_study.sharing import export
     from transformers import AutoModelForImageTextToText
     run = prepared("killed", **WAYS["fsdp2"], **{"sft.max_steps": 12, "sft.num_evals": 6})
     job = sft.train_job(run)
-    prepare(job)
-    run.logs.mkdir(parents=True, exist_ok=True)
-    with open(run.logs / "kill.log", "a") as log:
-        child = start_lane(run, [job], "kill", log, Board([]))
-        partial = job.out.with_name(job.name + ".partial")
-        while len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) < 2:
-            time.sleep(.01)
-            assert child.exitcode is None
-        os.killpg(child.pid, signal.SIGKILL)
-        child.join()
+    partial = job.out.with_name(job.name + ".partial")
+    fault(at="transformers.trainer:Trainer.training_step", call=6, do="kill", rank=1)
+    with pytest.raises(RuntimeError, match="ended with status"): run_jobs(run, [job], "killed")
+    fault()
+    assert len(list(partial.glob("checkpoints/checkpoint-*/manifest.json"))) == 2
     assert list(partial.glob("checkpoints/checkpoint-*/pytorch_model_fsdp_0/*.distcp")) # really sharded
     (partial / "checkpoints/checkpoint-99").mkdir() # half-written
     files = export(run, job.name, tmp_path / "newest")

@@ -3,10 +3,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from faults import ended
 from flowers102_study import data, resnet
 from flowers102_study.core import launch
 from flowers102_study.core.settings import open_run
@@ -103,12 +102,7 @@ def test_where_nothing_can_be_forked_a_job_is_started(study, monkeypatch):
     assert all(job.done() for job in jobs)
 
 
-def works(pid: int) -> bool: # what has ended may wait for somebody to take note
-    try: return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except (FileNotFoundError, ProcessLookupError): return False
-
-
-def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
+def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch, fault):
     from multiprocessing import forkserver
     run, job = smoke_data(study, monkeypatch)
     launch.run_jobs(run, [job], "data")
@@ -116,16 +110,17 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch):
                      resnet.network_jobs(run)[0].spec | {"resnet": run.resnet | {"epochs": 500}},
                      {"data": job})
     launch.prepare(job)
+    there, go = study / "there", study / "go" # where nobody ever writes
+    for pipe in (there, go): os.mkfifo(pipe)
+    fault(at="flowers102_study.core.progress:progress", do="hold", there=str(there), go=str(go))
     with open(run.logs / "lane.log", "a") as log:
         lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))
-        while not any("resnet50 | " in line for line in lane.words):
-            assert lane.exitcode is None, lane.words
-            time.sleep(.05)
+        assert int(there.read_text()) == lane.pid # at work
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         lane.join()
         with pytest.raises(RuntimeError, match="ended with status"):
             launch.check_ended(lane, run.logs / "lane.log")
-    while works(lane.pid): time.sleep(.05)
+    ended(lane.pid)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "pocket", "photos", "paper"])

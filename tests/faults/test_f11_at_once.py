@@ -3,33 +3,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import call, copy_of_study
-from faults import LONG
+from faults import LONG, Held
 
 RUN = ("run", "data", "--profile", "smoke")
-
-
-class Held:
-    "A command that is held at a point until it is let go."
-    def __init__(self, study: Path, words: tuple, at: str):
-        self.there, self.go = study / "there", study / "go"
-        for pipe in (self.there, self.go): os.mkfifo(pipe)
-        fault = {"at": at, "call": 1, "do": "hold", "there": str(self.there), "go": str(self.go)}
-        program = Path(sys.executable).with_name("flowers102-study")
-        self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                        env=os.environ | {"FAULT": json.dumps(fault)})
-        self.pid = int(self.there.read_text()) # waits until the point is reached
-
-    def let_go(self) -> int: # the status
-        self.go.write_text("go")
-        self.said = self.process.communicate()[1]
-        return self.process.returncode
 
 
 @pytest.fixture

@@ -1,6 +1,11 @@
 """What the rows of the table share: how a fault is set, and the table, printed after the tests."""
 import json
+import os
+import select
+import subprocess
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,32 @@ def fault(monkeypatch):
         if not what: return monkeypatch.delenv("FAULT")
         monkeypatch.setenv("FAULT", json.dumps({"call": 1} | what))
     return set_fault
+
+
+class Held:
+    "A command that is held at a point until it is let go."
+    def __init__(self, study: Path, words: tuple, at: str, call: int = 1):
+        self.there, self.go = study / "there", study / "go"
+        for pipe in (self.there, self.go): os.mkfifo(pipe)
+        fault = {"at": at, "call": call, "do": "hold", "there": str(self.there), "go": str(self.go)}
+        program = Path(sys.executable).with_name("flowers102-study")
+        self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                        env=os.environ | {"FAULT": json.dumps(fault)})
+        self.pid = int(self.there.read_text()) # waits until the point is reached
+
+    def let_go(self) -> int: # the status
+        self.go.write_text("go")
+        self.said = self.process.communicate()[1]
+        return self.process.returncode
+
+
+def ended(pid: int):
+    "Wait until a process is gone that somebody else has started."
+    try: handle = os.pidfd_open(pid)
+    except ProcessLookupError: return
+    select.select([handle], [], [])
+    os.close(handle)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,18 +64,21 @@ def row_of(report) -> str: # "F1"; "" for a test that is no row's
 def pytest_terminal_summary(terminalreporter, config):
     "Print a line a row: what was done, how often, how often it held."
     if not config.getoption("--table"): return
-    tried, held, skipped = defaultdict(int), defaultdict(int), defaultdict(set)
+    tried, held, skipped, notes = (defaultdict(kind) for kind in (int, int, set, list))
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             row = row_of(report)
             if not row: continue
-            times = dict(report.user_properties).get("times", 1)
+            noted = dict(report.user_properties)
+            times = noted.get("times", 1)
+            if "note" in noted: notes[row].append(noted["note"])
             if outcome == "skipped": skipped[row].add(report.longrepr[2].removeprefix("Skipped: "))
             else: tried[row] += times
             if outcome == "passed": held[row] += times
     terminalreporter.section("faults")
     for row in sorted({*tried, *skipped}, key=lambda r: int(r[1:])):
         terminalreporter.write_line(f"{row:4} {TITLES[row]}: {held[row]} of {tried[row]} held"
+                                    + "".join(f"; {words}" for words in notes[row])
                                     + "".join(f"; left out: {why}" for why in sorted(skipped[row])))
 
 

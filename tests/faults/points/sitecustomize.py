@@ -38,7 +38,7 @@ def strike(fault: dict):
     if fault["do"] == "kill": os.kill(os.getpid(), signal.SIGKILL)
     if fault["do"] == "hold":
         with open(fault["there"], "w") as there: there.write(str(os.getpid()))
-        with open(fault["go"]) as go: go.read()
+        with open(fault["go"]) as go: go.read() # nobody may ever write there
     if fault["do"] == "fill": fill(fault["disk"], fault["room"])
     if fault["do"] == "unable": raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     if fault["do"] == "say": raise RuntimeError(fault["words"])
