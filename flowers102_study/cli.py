@@ -31,6 +31,7 @@ from .core.records import read_results, write_json
 from .vlm.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
                                             project_root, require, run_name, shown, stages)
+from .core.software import refuse_broken
 from .core.terminal import Teller, expected, follow_logs, to_go
 
 # %% ../nbs/cli.ipynb #602d5f29
@@ -216,6 +217,7 @@ def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # sec
 # %% ../nbs/cli.ipynb #a2547b7a
 def run_alone(run: Run, chosen: dict, teller: Teller, minutes: int):
     "Run stages while no other process works on the run; say what a disk refuses."
+    refuse_broken("torchvision")
     try:
         with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
     except OSError as error: raise SystemExit(f"{run.name}: {said_of(run, error)}")

@@ -21,6 +21,7 @@ def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="the faults whole, with a line a row")
 
 
+SMOKE = ("--set", "launch.parallel_jobs=1") # of the run that tests share
 # made up: what no file of a run may hold
 SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 9, "THEIR_API_KEY": "made-up-key-91x7",
            "A_PASSWORD": "pa55w0rd-made-up"}
@@ -103,7 +104,7 @@ def smoke(tmp_path_factory): # a finished smoke run, made once for all test proc
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             # a process less to start, and the other core is another test's
-            call(copy_of_study(folder), "flowers102-study", "run", "--profile", "smoke", "--set",
-                 "launch.parallel_jobs=1", **SECRETS)
+            words = ("flowers102-study", "run", "--profile", "smoke", *SMOKE)
+            call(copy_of_study(folder), *words, **SECRETS)
             folder.with_suffix(".done").touch()
     return folder

@@ -30,7 +30,7 @@ from .jobs import Job, alone, check_inputs, finish, prepare, stage_of
 from .masking import masked
 from .processes import STARTED_BY, leave_together, with_parent
 from .progress import Board
-from .records import write_json
+from .records import wants_room, write_json
 from .settings import (Run, SettingsError, one_of, package_folder, require, shown,
                                            stages)
 
@@ -192,7 +192,10 @@ def own_words():
     except SettingsError as error: # it says what to do; where it was raised helps nobody
         say(str(error))
         raise SystemExit(2) from None
-    except Exception:
+    except Exception as error:
+        if wants_room(str(error)): # nor does it there
+            say(f"{type(error).__name__}: {error}")
+            raise SystemExit(2) from None
         say(traceback.format_exc())
         raise
 

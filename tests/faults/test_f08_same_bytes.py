@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import call, copy_of_study
+from conftest import SMOKE, call, copy_of_study
 from faults import LONG
 from flowers102_study.core.records import content_sum
 from flowers102_study.publishing import typeset
@@ -55,8 +55,9 @@ def elsewhere(study: Path, umask: int = 0o022, cores: tuple = (), **around):
         os.umask(umask)
         if cores: os.sched_setaffinity(0, cores)
     program = Path(sys.executable).with_name("flowers102-study")
-    done = subprocess.run([program, "run", "--profile", "smoke"], cwd=study, env=os.environ | around,
-                          preexec_fn=become, capture_output=True, text=True)
+    words = [program, "run", "--profile", "smoke", *SMOKE]
+    done = subprocess.run(words, cwd=study, env=os.environ | around, preexec_fn=become,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not umask & (study / "runs/smoke/index.html").stat().st_mode
 

@@ -34,25 +34,20 @@ def run_in(study, around: dict, words=RUN, before=()):
     return subprocess.run(program, cwd=study, env=around, capture_output=True, text=True)
 
 
-def test_a_broken_torchvision_and_no_home(study, tmp_path):
-    around = without("HOME", "HF_HOME", "XDG_CACHE_HOME") | {"PYTHONPATH": torchvision(tmp_path, BROKEN)}
-    told = run_in(study, around)
-    assert told.returncode == 0, told.stderr
-
-
-@LONG
 @pytest.mark.parametrize("source", [BROKEN, "import nothing_that_is_there"])
 def test_a_broken_torchvision(study, tmp_path, source):
     told = run_in(study, os.environ | {"PYTHONPATH": torchvision(tmp_path, source)})
-    assert told.returncode == 0 or "torchvision" in told.stderr, told.stderr
+    assert told.returncode == 2 and "pip uninstall torchvision" in told.stderr, told.stderr
+    assert len(told.stderr.splitlines()) == 1
 
 
 @LONG
 def test_no_network(study):
-    "A machine without any: only its own loopback is there, and it is down."
+    "A machine without any but its own loopback."
     alone = ("unshare", "--net", "--map-root-user")
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("no network of its own can be had here")
+    alone = (*alone, sys.executable, "-c", LOOPBACK)
     told = run_in(study, dict(os.environ), before=alone)
     assert told.returncode == 0, told.stderr
     told = run_in(study, dict(os.environ), ("flowers102-study", "run", "data", "--profile", "smoke",
@@ -60,6 +55,10 @@ def test_no_network(study):
     assert told.returncode == 1 and "choose data=drawn" in told.stderr, told.stderr
 
 
+# kernels are spoken to over it: set its flag IFF_UP (SIOCSIFFLAGS), and go on as what is named behind
+LOOPBACK = """import fcntl, os, socket, struct, sys
+with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 1))
+os.execv(sys.argv[1], sys.argv[1:])"""
 HOMES = ("none", "gone", "a file", "read-only", "another disk")
 
 
