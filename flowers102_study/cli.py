@@ -31,7 +31,7 @@ from .core.records import read_results, write_json
 from .vlm.recipe import describe, overrides_for, steps_for
 from .core.settings import (Run, SettingsError, data_source, label_of, one_of, open_run,
                                             project_root, require, run_name, shown, stages)
-from .core.software import refuse_broken
+from .core.software import bill, refuse_broken
 from .core.terminal import Teller, expected, follow_logs, to_go
 
 # %% ../nbs/cli.ipynb #602d5f29
@@ -222,7 +222,7 @@ def run_alone(run: Run, chosen: dict, teller: Teller, minutes: int):
         with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
     except OSError as error: raise SystemExit(f"{run.name}: {said_of(run, error)}")
 
-
+# %% ../nbs/cli.ipynb #6abfe197
 def run_stages(run: Run, chosen: dict, teller: Teller, minutes: int = 0):
     "Execute the notebooks that are not finished, in their order, and write the run's own page."
     from flowers102_study.page import write_page
@@ -236,6 +236,8 @@ def run_stages(run: Run, chosen: dict, teller: Teller, minutes: int = 0):
             teller.begin(number, path.stem, to_go(took, list(ahead.values())))
             took.append((try_stage(run, number, path, teller), known))
         del ahead[stage]
+    software = run.folder / "software.json" # of the last call that has computed something
+    if took or not software.exists(): write_json(software, bill())
     page, seconds = write_page(run, set(chosen)), time.time() - teller.started
     teller.say(f"{run.name}: finished in {clock(seconds)}; table, verdicts and figures: {shown(page)} "
                "(open it in a browser)", event="run", state="finished", name=run.name,

@@ -6,7 +6,7 @@
 __all__ = ['FIRST', 'OUTCOME', 'PAGES', 'style', 'framed', 'made_from', 'as_table', 'as_picture', 'as_cards', 'as_times',
            'rendered_output', 'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'captions', 'picture_of',
            'head_of', 'verdicts_of', 'arms_of', 'figures_of', 'body_of', 'network_remark', 'group_remark', 'remarks',
-           'next_steps', 'times_of', 'write_page', 'seal_pages']
+           'next_steps', 'times_of', 'write_page', 'pages_of', 'seal_pages', 'remove_changed']
 
 # %% ../nbs/page.ipynb #d75ba285
 import base64
@@ -19,13 +19,13 @@ from pathlib import Path
 import yaml
 
 from .core.keys import closure
+from .core.masking import masked
 from .core.progress import clock
 from .scores.metrics import percent
 from .core.notebooks import finished
 from .core.plan import shown_source
 from .core.records import as_json, digest, known_sum, read_results, write
 from .core.settings import Run, label_of, package_folder, stages
-from .core.software import bill
 from .hypotheses import asks_openly
 from .publishing import against_network, circumstances, write_paper
 
@@ -328,6 +328,7 @@ def write_page(
     done: set = frozenset(), # stages that are known to be finished
 ) -> Path: # runs/<name>/index.html
     "Write a run's page, its notebooks as HTML and its paper, where they are not what they would be now."
+    remove_changed(run)
     page, known = run.folder / "index.html", stages()
     stems = write_notebooks(run)
     unfinished = [path.stem for stage, path in known.items()
@@ -340,7 +341,7 @@ def write_page(
                    [p.read_text() for p in folders if p.exists()], closure({"flowers102_study.page"}),
                    stale, paper is not None])
     if made_from(page) != mark:
-        write(page, framed(title_of(run), body_of(run, stems, stale, paper), mark))
+        write(page, masked(framed(title_of(run), body_of(run, stems, stale, paper), mark)))
     seal_pages(run)
     return page
 
@@ -348,11 +349,21 @@ def write_page(
 PAGES = "pages.json"
 
 
-def seal_pages(run: Run):
-    "Note what the software was, and a sum for every page, where they are not noted yet."
+def pages_of(run: Run) -> dict: # {path in the run: sha256}
+    "Sum every page that is there."
     found = [run.folder / "index.html", *sorted(run.notebooks.glob("*.html")), run.folder / "paper.pdf"]
-    sums = {p.relative_to(run.folder).as_posix(): known_sum(p) for p in found if p.exists()}
-    for name, content in ((PAGES, sums), ("software.json", bill())):
-        path = run.folder / name
-        text = path.read_text() if path.exists() else ""
-        if text != as_json(content): write(path, as_json(content))
+    return {p.relative_to(run.folder).as_posix(): known_sum(p) for p in found if p.exists()}
+
+
+def seal_pages(run: Run):
+    "Note a sum for every page, where it is not noted yet."
+    path, content = run.folder / PAGES, as_json(pages_of(run))
+    if not path.exists() or path.read_text() != content: write(path, content)
+
+
+def remove_changed(run: Run):
+    "Remove pages that somebody has changed, so that they are written anew instead of being sealed."
+    try: sums = json.loads((run.folder / PAGES).read_text())
+    except (OSError, ValueError): return
+    for name, whole in pages_of(run).items():
+        if name in sums and sums[name] != whole: (run.folder / name).unlink()

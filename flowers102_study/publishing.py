@@ -88,7 +88,7 @@ def sums_of(figures: Path, records: Path) -> dict: # {"figures/x.svg": sha256, "
     "Sum every file of a published run."
     return {f"{kind}/{path.name}": sha256(path)
             for kind, folder in (("figures", figures), ("records", records))
-            for path in sorted(folder.iterdir()) if path.name != SEALS}
+            for path in sorted(folder.glob("*")) if path.name != SEALS}
 
 
 def seal_published(run: Run, figures: Path, records: Path):
@@ -263,6 +263,9 @@ def execute_in_place(path: Path):
         papermill_run(path, working, {}, {})
         book = nbformat.read(working, as_version=4)
     finally: working.unlink(missing_ok=True)
+    sources = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    # what is executed was masked; what is committed is the author's own text
+    for cell in book.cells: cell.source = sources.get(cell.id, cell.source)
     book.metadata.pop("papermill", None)
     for cell in book.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}

@@ -21,6 +21,7 @@ from pathlib import Path
 from .keys import is_example, notebook_key
 from .kernels import forking_manager, kernels_ahead
 from .launch import environment, surroundings
+from .masking import masked
 from .records import READS, known_sum, sha256, still, write, write_json
 from .settings import Run, project_root
 
@@ -76,7 +77,7 @@ def written_whole(folder: Path): # absolute
     "Let papermill write notebooks in a folder as the study writes files: whole, and without secrets."
     from papermill.iorw import LocalHandler, papermill_io
     class Whole(LocalHandler):
-        def write(self, buf, path): write(Path(path), buf)
+        def write(self, buf, path): write(Path(path), masked(buf))
     papermill_io.register(str(folder), Whole())
 
 
@@ -115,7 +116,7 @@ def forked_kernels(run: Run) -> dict: # papermill's option
     "Have kernels forked where that can be had; it takes private parts of Python that may change."
     if sys.platform != "linux": return {}
     try:
-        with surroundings(os.environ | QUIET): kernels_ahead(environment(run, threads=1))
+        with surroundings(os.environ | QUIET): kernels_ahead(environment(run, run.launch["threads"]))
         return {"kernel_manager_class": forking_manager()}
     except (OSError, AttributeError) as error:
         print(f"kernels are started one by one: {error}", file=sys.stderr)
@@ -140,7 +141,7 @@ def examples_aside(
             copy.cells = [examples.get(cell.id, cell) for cell in copy.cells]
             # papermill notes what it was given, which is the whole notebook
             copy.metadata.get("papermill", {})["input_path"] = path.name
-            write(working, nbformat.writes(copy))
+            write(working, masked(nbformat.writes(copy)))
 
 
 def run_cells(path: Path, working: Path, parameters: dict, settings: dict, **how): # as of papermill_run
@@ -203,7 +204,7 @@ def say_failed(copy: Path, error: BaseException):
     text = (f"# This notebook did not finish\n\n`{type(error).__name__}`: "
             f"{str(error).splitlines()[-1] if str(error) else 'interrupted'}")
     book.cells.insert(0, nbformat.v4.new_markdown_cell(text, id="failed"))
-    write(copy, nbformat.writes(book))
+    write(copy, masked(nbformat.writes(book)))
 
 
 def keep_failure(working: Path, final: Path, error: BaseException):

@@ -17,20 +17,19 @@ import shutil
 import time
 from pathlib import Path
 
-from .masking import masked
-
 # %% ../../nbs/core/records.ipynb #7e674160
 def write(
     path: Path, # where it will be; the folder is made
-    content, # bytes, or str to be written as UTF-8, without secrets
+    content, # bytes, or str to be written as UTF-8
 ):
     "Write a file so that it is either absent, the old one, or complete."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    short = path.name.encode()[:200].decode(errors="ignore") # a name ends at 255 bytes
+    temporary = path.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(masked(content).encode() if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -72,7 +72,8 @@ def broken(package: str) -> str: # the error's last line; "" where it works, or 
     "Return why an installed package cannot be imported."
     if importlib.util.find_spec(package) is None: return ""
     done = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, text=True)
-    return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else ""
+    said = done.stderr.strip().splitlines() or [f"it ends with status {done.returncode}"]
+    return said[-1] if done.returncode else ""
 
 
 def refuse_broken(package: str): # raises SettingsError

@@ -32,7 +32,17 @@ class Held:
         self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True,
                                         env=os.environ | {"FAULT": json.dumps(fault)})
-        self.pid = int(self.there.read_text()) # waits until the point is reached
+        self.pid = self.reached()
+
+    def reached(self) -> int: # the process that is held
+        "Wait until the point is reached; raise the command's words where it ends before."
+        handles = [os.open(self.there, os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(self.process.pid)]
+        ready = select.select(handles, [], [])[0]
+        if handles[0] not in ready: raise AssertionError(self.process.communicate()[1])
+        os.set_blocking(handles[0], True)
+        with open(handles[0]) as there: found = int(there.read())
+        os.close(handles[1])
+        return found
 
     def let_go(self) -> int: # the status
         self.go.write_text("go")
