@@ -120,8 +120,8 @@ def lack_of_room(
     place = min(free, key=free.get)
     if not wants_room(said) and free[place] > 1 << 20: return ""
     if free[place] > needed() + SHOWN:
-        return ("\n\nA disk or a quota is full, and not that of the run: perhaps the Hub's cache (HF_HOME), "
-                "or /dev/shm. Make room; the same command goes on from here.")
+        return ("\n\nA disk or a quota is full, and not that of the run: perhaps the Hub's cache "
+                "(HF_HOME), or /dev/shm. Make room; the same command goes on from here.")
     return (f"\n\nThere is not enough room on the disk: {size(free[place])} free {place}, and what is "
             f"left of the study needs about {size(needed() + SHOWN)}. Make room; the same command goes "
             "on from here.")
