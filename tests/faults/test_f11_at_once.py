@@ -39,7 +39,8 @@ def test_two_names_share_the_pockets_models(study):
             for name in ("one", "two")}
     for name in ways: call(study, "flowers102-study", "run", "data", "prompts", "--profile", "smoke",
                            "--name", name)
-    held = Held(study, ways["one"], "flowers102_study.vlm.pretraining:step")
+    # one of the lanes that make them, and no other
+    held = Held(study, ways["one"], "flowers102_study.core.jobs:finish", about=".pocket/qwen3-vl-4b-")
     second = call(study, "flowers102-study", *ways["two"], check=False)
     assert second.returncode == 1 and ".pocket is being worked on by another process" in second.stderr
     assert held.let_go() == 0, held.said

@@ -24,10 +24,11 @@ def fault(monkeypatch):
 
 class Held:
     "A command that is held at a point until it is let go."
-    def __init__(self, study: Path, words: tuple, at: str, call: int = 1):
+    def __init__(self, study: Path, words: tuple, at: str, call: int = 1, about: str = ""):
         self.there, self.go = study / "there", study / "go"
         for pipe in (self.there, self.go): os.mkfifo(pipe)
-        fault = {"at": at, "call": call, "do": "hold", "there": str(self.there), "go": str(self.go)}
+        fault = {"at": at, "call": call, "about": about, "do": "hold", "there": str(self.there),
+                 "go": str(self.go)}
         program = Path(sys.executable).with_name("flowers102-study")
         self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True,
