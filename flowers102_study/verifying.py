@@ -177,7 +177,9 @@ def check_paper(root: Path, name: str, found: Findings):
     paper = root / "report" / ("paper.pdf" if name in ("pocket", "photos", "paper") else f"{name}.pdf")
     if not paper.exists() or not (root / "report" / "paper.typ").exists(): return
     found.add("papers")
-    if paper.read_bytes() != typeset(root, paper_run(root, name)):
+    try: again = typeset(root, paper_run(root, name))
+    except RuntimeError as error: return found.refuse(paper, f"cannot be set anew: {str(error)[:200]}")
+    if paper.read_bytes() != again:
         found.refuse(paper, "is not what these records, this source and this typst give")
 
 # %% ../nbs/verifying.ipynb #474d7aa7
