@@ -15,11 +15,11 @@ from pathlib import Path
 
 from .core.jobs import Job
 from .core.notebooks import stage_module, sums_of as sums_of_figures
-from .core.records import MANIFEST, content_sum, digest, sha256
+from .core.records import MANIFEST, content_sum, digest, known_sum
 from .core.settings import Run, project_root, shown, stages
 from .core.software import bill, differences
 from .page import PAGES
-from .publishing import SEALS, paper_run, sums_of, typeset
+from .publishing import SEALS, paper_path, paper_run, sums_of, typeset
 from .scores.metrics import wilson
 
 # %% ../nbs/verifying.ipynb #6c96d14d
@@ -58,8 +58,8 @@ def check_folder(
     for name in sorted(there.keys() - manifest["files"].keys()):
         found.refuse(there[name], "was added after the folder was sealed")
     absent = manifest["files"].keys() - there.keys()
-    if not absent and digest({name: content_sum(there[name]) for name in manifest["files"]}
-                             ) != manifest["fingerprint"]:
+    sums = lambda: {name: content_sum(there[name], known_sum(there[name])) for name in manifest["files"]}
+    if not absent and digest(sums()) != manifest["fingerprint"]:
         found.refuse(folder / MANIFEST, "its fingerprint is not that of these files")
 
 
@@ -69,7 +69,7 @@ def check_sums(folder: Path, sums: dict, found: Findings): # sums: {name: sha256
         path = folder / name
         if not path.is_file(): found.refuse(path, "is missing")
         # earlier versions kept no sums of figures
-        elif whole is not None and sha256(path) != whole: found.refuse(path, "is not what was written")
+        elif whole is not None and known_sum(path) != whole: found.refuse(path, "is not what was written")
 
 # %% ../nbs/verifying.ipynb #3738be23
 def check_arm(
@@ -174,7 +174,7 @@ def check_published(
 # %% ../nbs/verifying.ipynb #eebd0457
 def check_paper(root: Path, name: str, found: Findings):
     "Hold the paper against one that is set anew."
-    paper = root / "report" / ("paper.pdf" if name in ("pocket", "photos", "paper") else f"{name}.pdf")
+    paper = paper_path(root, name)
     if not paper.exists() or not (root / "report" / "paper.typ").exists(): return
     found.add("papers")
     try: again = typeset(root, paper_run(root, name))
