@@ -58,8 +58,9 @@ def check_folder(
     for name in sorted(there.keys() - manifest["files"].keys()):
         found.refuse(there[name], "was added after the folder was sealed")
     absent = manifest["files"].keys() - there.keys()
-    sums = lambda: {name: content_sum(there[name], known_sum(there[name])) for name in manifest["files"]}
-    if not absent and digest(sums()) != manifest["fingerprint"]:
+    content = lambda path: content_sum(path, known_sum(path))
+    if not absent and digest({name: content(there[name]) for name in manifest["files"]}
+                             ) != manifest["fingerprint"]:
         found.refuse(folder / MANIFEST, "its fingerprint is not that of these files")
 
 
