@@ -250,7 +250,7 @@ def next_jobs(
     waiting: list, # of Job
     busy: list, # of lanes
 ) -> list: # empty: wait until a lane ends
-    "Choose what to start: a job that finds its inputs done and cores free; GPUs get all of its kind."
+    "Choose what to start: a job that finds its inputs done and cores free; a launcher gets all alike."
     undone = {job.out for job in waiting} | {job.out for lane in busy for job in lane.jobs}
     share = lambda job: 1 / lanes(run, job.single, job.threads) # of the machine
     # those that need the whole machine do not wait until all others are through
@@ -259,8 +259,9 @@ def next_jobs(
     taken = sum(share(lane.jobs[0]) for lane in busy)
     if not ready or taken + share(ready[0]) > 1.001: return []
     first = ready[0]
-    # light jobs of one process share it
-    if not devices() or first.single and not first.threads: return [first]
+    # on a CPU a job is forked, or has cores beside it; light jobs of one process share a GPU
+    beside = not devices() and (share(first) < 1 or not launcher(run, first.single))
+    if beside or first.single and not first.threads: return [first]
     alike = lambda job: (job.target, job.single, job.threads)
     return [job for job in ready if alike(job) == alike(first)]
 

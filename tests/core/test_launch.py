@@ -54,6 +54,10 @@ def test_cores_are_shared_out(study, monkeypatch):
     assert ready([after], a) == [] and ready([after]) == ["after"]
     assert ready([job("b")], a, wide) == ["b"] and ready([job("b")], a, a, wide) == []
     assert ready([wide], a, a) == ["wide"] and ready([wide], a, a, a) == []
+    few = [a, job("b"), after]
+    chosen = lambda processes: [j.name for j in launch.next_jobs(
+        run.changed({"launch.num_processes": processes}), few, [])]
+    assert chosen(2) == ["a"] and chosen(4) == ["a", "b"] # one launcher for both
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 1 << 36}])
     assert ready([single, a, after]) == ["single"]
     assert ready([a, job("b"), after, single]) == ["a", "b"] # one launcher for both

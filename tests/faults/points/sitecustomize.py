@@ -9,6 +9,7 @@ among their arguments; "rank": only in this process of several. What can be done
     fill    fill the disk of the folder "disk" but for "room" bytes, and go on
     unable  raise the error of a file system that cannot do this
     say     raise an error with the text "words"
+    print   print "words", and go on
 """
 import errno
 import importlib.machinery
@@ -42,6 +43,7 @@ def strike(fault: dict):
     if fault["do"] == "fill": fill(fault["disk"], fault["room"])
     if fault["do"] == "unable": raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     if fault["do"] == "say": raise RuntimeError(fault["words"])
+    if fault["do"] == "print": print(fault["words"], flush=True)
 
 
 def fill(folder: str, room: int):
