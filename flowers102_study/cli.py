@@ -6,7 +6,8 @@
 __all__ = ['app', 'PROFILES', 'PICTURES', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'noted',
            'minutes_before', 'asked_run', 'needs_left', 'gpu_need', 'disk_need', 'print_dry', 'plan_for', 'check_run',
            'run_command', 'try_stage', 'run_alone', 'run_stages', 'refuse_other_pictures', 'own_words', 'said_of',
-           'print_pictures', 'print_plan', 'existing_run', 'result_line', 'group_of', 'results_command', 'opened_run']
+           'print_pictures', 'print_commands', 'print_scripts', 'print_plan', 'existing_run', 'result_line', 'group_of',
+           'results_command', 'opened_run']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
@@ -20,7 +21,9 @@ import yaml
 
 from .core.devices import assume
 from .core.jobs import alone
-from .core.launch import command, devices, lanes, launcher, processes
+from .core.cluster import file_of, resources, script
+from .core.launch import (command, devices, lanes, launcher, on_cluster, processes,
+                                          take_nodes)
 from .core.masking import masked
 from .core.progress import clock
 from .scores.metrics import percent
@@ -161,8 +164,9 @@ PROFILES = ("pocket, photos, desk, paper, paper-full, smoke (all of it in two mi
 PICTURES = "drawn, oxford, hub:OWNER/NAME[@REVISION][#SUBSET], or a folder of pictures"
 
 
-def plan_for(gpus: str, dry_run: bool):
-    "Take other GPUs for this machine's, for a plan alone."
+def plan_for(run: Run, gpus: str, dry_run: bool):
+    "Take other GPUs for this machine's: a cluster's, or for a plan alone those that are named."
+    if not gpus: return take_nodes(run)
     require(dry_run, "--gpus is for a machine that is not this one: with --dry-run")
     assume(gpus)
 
@@ -190,7 +194,7 @@ def run_command(
     "Run the study, or some of its stages; what is finished is skipped."
     chosen = chosen_stages(stage or [])
     run, note = asked_run(profile, name, data, overrides_from(set_), minutes)
-    if gpus: plan_for(gpus, dry_run)
+    plan_for(run, gpus, dry_run)
     check_run(run, chosen)
     if dry_run: return print_dry(run, chosen, note, verbose)
     refuse_too_large(run, lambda other: gpu_need(other, chosen), devices())
@@ -276,6 +280,22 @@ def print_pictures(run: Run):
           ", ".join(f"{parts.count(s):,} {s}" for s in ("train", "validation", "test")) +
           "; pictures that cannot be read are left out")
 
+# %% ../nbs/cli.ipynb #ef3a171a
+def print_commands(run: Run, stage: str, jobs: list):
+    "Print the command lines that a stage's jobs are launched with."
+    for single in sorted({job.single for job in jobs if launcher(run, job.single)}):
+        print(f"  {shlex.join(command(run, run.logs / f'{stage}.0.json', single))}")
+
+
+def print_scripts(run: Run, jobs: list, needs: list, verbose: bool):
+    "Print the batch scripts of a stage: of each kind of job one, or all."
+    seen = set()
+    for job, need in zip(jobs, needs):
+        kind = (job.target, *resources(run, job, need).values())
+        if kind in seen and not verbose: continue
+        seen.add(kind)
+        print(f"\n# {file_of(run, job, 'sh').name}\n{script(run, job, need)}")
+
 # %% ../nbs/cli.ipynb #c35bfe0f
 def print_plan(run: Run, chosen: dict, verbose: bool):
     "Print stages, commands, models and needs, for the devices that there are; with all jobs if verbose."
@@ -290,8 +310,8 @@ def print_plan(run: Run, chosen: dict, verbose: bool):
         for need in needs: all_needs.add(need)
         done = "done before" if finished(run, stage, path) else stage_line(jobs, needs)
         print(f"{path.stem}: {done}")
-        for single in sorted({job.single for job in jobs if launcher(run, job.single)}):
-            print(f"  {shlex.join(command(run, run.logs / f'{stage}.0.json', single))}")
+        if on_cluster(run): print_scripts(run, jobs, needs, verbose)
+        else: print_commands(run, stage, jobs)
         if not verbose: continue
         for job, need in zip(jobs, needs): print(job_line(job, need, bool(found)))
     say_fit(run, all_needs, found)

@@ -177,8 +177,8 @@ def fit(
         state |= {"epoch": epoch + 1, "history": [*state["history"], entry]}
         if work.checkpoint_due() or epoch + 1 == epochs:
             save_state(work, model, optimizer, average, best, state)
-            if work.first: work.keep_measured()
         if work.first: say_epoch(work, entry, epochs, len(parts["train"][0]), curves)
+        work.make_way()
     curves.end()
     return state["history"], best
 

@@ -17,9 +17,9 @@ from .launch import (LIBRARIES, LOADED_WITH, end_with_parent, started,
                                           surroundings)
 
 # %% ../../nbs/core/kernels.ipynb #f9c0c741
-# what a kernel works with, and what jobs of several stages do
+# what a kernel works with, and what jobs of several stages do; not trackio, which reads its folder once
 SHOWING = ["ipykernel.kernelapp", "matplotlib.pyplot", "seaborn", "nbformat", "transformers.trainer",
-           "sklearn.linear_model", "trackio"]
+           "sklearn.linear_model"]
 # read by matplotlib as it is loaded; ipykernel would set it
 INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 

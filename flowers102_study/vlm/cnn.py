@@ -183,6 +183,7 @@ def save_state(work: Work, model, optimizer, average: list, best: list, state: d
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_checkpoint(work.checkpoints, state["epoch"], buffer.getvalue())
+        work.keep_measured()
     accelerator.wait_for_everyone()
 
 # %% ../../nbs/vlm/cnn.ipynb #87390d30

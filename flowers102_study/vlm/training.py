@@ -270,7 +270,8 @@ def keeper(
                 remember(state, score(), Path(args.output_dir))
                 self.curves.log(step, validation=state.log_history[-1]["validation"])
                 control.should_log = True
-            control.should_save = (asked or minutes) and (due or state.best_global_step == step)
+            now = asked or minutes or work.leaving
+            control.should_save = now and (due or state.best_global_step == step)
             # of the best, the weights are enough; sharded ones are written with the optimizer alone
             args.save_only_model = not due and not sharded
 
@@ -291,6 +292,7 @@ def keeper(
                 complete(folder, model, work)
                 prune(folder.parent, state.best_global_step)
             work.accelerator.wait_for_everyone()
+            work.make_way()
     return Keeper()
 
 # %% ../../nbs/vlm/training.ipynb #0bbeae3b

@@ -40,7 +40,10 @@ OTHER = {"seed": 7, "data.source": None, # another run: a name is never used for
          "resnet.ema_decay": .9, "resnet.min_crop_area": .6, "resnet.mix_probability": .5,
          "resnet.color_jitter": .2, "resnet.warmup_ratio": .2, "contrastive.siglip2": "",
          "contrastive.clip": None, "contrastive.neighbours": [1], "launch.accelerate_config": "ddp",
-         "data.species": 5, "data.test_per_class": 3}
+         "data.species": 5, "data.test_per_class": 3, "launch.engine": "slurm",
+         "cluster.partition": "gpu", "cluster.account": "me", "cluster.qos": "long",
+         "cluster.constraint": "a100", "cluster.gpu": "A100:40", "cluster.sbatch": ["--exclusive"],
+         "cluster.setup": ["module load cuda"], "cluster.container": "apptainer exec x.sif"}
 
 
 def other(key: str, value): # None: there is no other on these data
@@ -100,7 +103,7 @@ def test_what_a_key_leads_to(found, record_property, pytestconfig):
 
 ORDER = ["data", "prompts", "augment", "baselines", "sft", "classifier", "ablation", "hypotheses",
          "resnet"]
-FIRST = {"seed": 0, "models": 3, "pocket": 3, "launch": 4, "contrastive": 8}
+FIRST = {"seed": 0, "models": 3, "pocket": 3, "launch": 4, "cluster": 4, "contrastive": 8}
 
 
 def test_nothing_before_a_key_runs_again(found):

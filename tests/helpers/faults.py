@@ -24,13 +24,14 @@ def fault(monkeypatch):
 
 class Held:
     "A command that is held at a point until it is let go."
-    def __init__(self, study: Path, words: tuple, at: str, call: int = 1, about: str = ""):
+    def __init__(self, study: Path, words: tuple, at: str, call: int = 1, about: str = "",
+                 program: str = "flowers102-study"):
         self.there, self.go = study / "there", study / "go"
         for pipe in (self.there, self.go): os.mkfifo(pipe)
         fault = {"at": at, "call": call, "about": about, "do": "hold", "there": str(self.there),
                  "go": str(self.go)}
-        program = Path(sys.executable).with_name("flowers102-study")
-        self.process = subprocess.Popen([program, *words], cwd=study, stdout=subprocess.DEVNULL,
+        path = Path(sys.executable).with_name(program)
+        self.process = subprocess.Popen([path, *words], cwd=study, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True,
                                         env=os.environ | {"FAULT": json.dumps(fault)})
         self.pid = self.reached()

@@ -1,0 +1,152 @@
+"""A SLURM of two nodes on this machine: munged, slurmctld and two slurmd, bound to the loopback."""
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+CONFIGURATION = """
+ClusterName=loopback
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={controller}
+SrunPortRange={first}-{last}
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+AuthType=auth/munge
+CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+MpiDefault=none
+SwitchType=switch/none
+MailProg=/bin/true
+ReturnToService=2
+SlurmdParameters=config_overrides
+InactiveLimit=0
+KillWait=2
+MinJobAge=300
+OverTimeLimit=0
+UnkillableStepTimeout=10
+SlurmctldTimeout=10
+SlurmdTimeout=10
+NodeName=n[0-1] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{node}-{other}] CPUs=1 RealMemory=16000
+PartitionName=main Nodes=n[0-1] Default=YES MaxTime=60 State=UP OverSubscribe=NO
+"""
+
+
+def there() -> bool:
+    "Tell whether SLURM is installed, and whether we may start it."
+    return all(map(shutil.which, PROGRAMS)) and os.geteuid() == 0
+
+
+def free_ports(count: int) -> int: # the first of them
+    "Find ports in a row that nobody listens on."
+    for first in range(21000 + os.getpid() % 5000, 60000, count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as one: one.bind(("127.0.0.1", port))
+            return first
+        except OSError: continue
+    raise RuntimeError("no ports are free")
+
+
+class Cluster:
+    "The daemons, and how one of them is lost and comes back."
+    def __init__(self):
+        # munge wants a folder that everybody may pass, and pytest's is closed to others
+        self.folder = folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        self.at_work = {}
+        for name in ("state", "spool/n0", "spool/n1"): (folder / name).mkdir(parents=True)
+        os.chmod(folder, 0o755)
+        first = free_ports(60)
+        self.configuration = folder / "slurm.conf"
+        self.configuration.write_text(CONFIGURATION.format(
+            folder=folder, controller=first, node=first + 1, other=first + 2, first=first + 3,
+            last=first + 59))
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        os.environ["SLURM_CONF"] = str(self.configuration)
+        files = [f"--{what}-file={folder}/munge.{what}" for what in ("key", "pid", "log", "seed")]
+        self.start("munged", "--foreground", "--num-threads=1", f"--socket={folder}/munge.sock", *files)
+        self.wait_for((folder / "munge.sock").exists)
+        self.start("slurmctld", "-D", "-c", "-f", str(self.configuration))
+        for node in ("n0", "n1"): self.start_node(node)
+        self.wait_for(lambda: self.idle() == 2)
+
+    def start(self, *words: str, name: str = ""):
+        with open(self.folder / f"{name or words[0]}.out", "a") as output:
+            self.at_work[name or words[0]] = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+    def start_node(self, node: str, before: str = "true"):
+        "Start a node, whose processes are its own."
+        daemon = f"{before} && exec slurmd -D -f {self.configuration} -N {node}"
+        self.start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", daemon,
+                   name=node)
+
+    def idle(self) -> int:
+        told = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
+        return told.count(" idle")
+
+    def ask(self, *words: str, check: bool = True) -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=check).stdout
+
+    def wait_for(self, so):
+        "Ask the daemons again and again: they have no event to wait for."
+        for _ in range(600):
+            if so(): return
+            dead = [name for name, process in self.at_work.items() if process.poll()]
+            if dead: raise RuntimeError((self.folder / f"{dead[0]}.out").read_text()[-2000:])
+            time.sleep(.2)
+        raise RuntimeError(self.ask("sinfo", check=False) + self.ask("squeue", check=False))
+
+    def lose(self, node: str):
+        "Kill a node with all that its jobs have started, at once: it is the first of its processes."
+        process = self.at_work.pop(node)
+        process.kill()
+        process.wait()
+
+    def stop(self):
+        for name in ("n0", "n1", "slurmctld", "munged"):
+            if process := self.at_work.pop(name, None):
+                process.kill() if name in ("n0", "n1") else process.terminate()
+                process.wait()
+        os.environ.pop("SLURM_CONF", None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def hide(self, node: str, folder: Path):
+        "Start a node anew that does not see a folder."
+        self.lose(node)
+        self.start_node(node, f"mount -t tmpfs none {folder}")
+        self.wait_for(lambda: self.idle() == 2)
+
+    def show(self, node: str):
+        "Start a node anew that sees everything."
+        if node in self.at_work: self.lose(node)
+        self.start_node(node)
+        self.wait_for(lambda: self.idle() == 2)
+
+    def named(self, name: str) -> list: # ids in their order, those of ended jobs, too
+        told = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i")
+        return sorted(told.split(), key=int)
+
+    def facts(self, number: str) -> dict:
+        told = self.ask("scontrol", "--oneliner", "show", "job", number)
+        return dict(pair.split("=", 1) for pair in told.split() if "=" in pair)
