@@ -21,7 +21,7 @@ import yaml
 
 from .core.devices import assume
 from .core.jobs import alone
-from .core.cluster import file_of, resources, script
+from .core.cluster import cancel_noted, file_of, resources, script
 from .core.launch import (command, devices, lanes, launcher, on_cluster, processes,
                                           take_nodes)
 from .core.masking import masked
@@ -209,6 +209,7 @@ def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # sec
     took = lambda: time.time() - begun
     try: run_stage(run, path, teller, forked=teller.of > 1)
     except KeyboardInterrupt:
+        if on_cluster(run): cancel_noted(run)
         teller.end(number, path.stem, "interrupted", took())
         raise SystemExit(f"\n{path.stem}: interrupted; the same command goes on from here")
     except Exception as error:

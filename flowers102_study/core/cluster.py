@@ -6,7 +6,7 @@
 __all__ = ['SLACK', 'LOADING', 'GUESS', 'BEFORE', 'SURROUNDINGS', 'SEES', 'WORK', 'MASK', 'READY', 'RESTARTS', 'ENDED', 'SEEN',
            'SILENT', 'need_of', 'resources', 'head', 'file_of', 'started_by', 'python_of', 'script', 'write_plan',
            'ready', 'told', 'check_partition', 'states', 'note_of', 'mark_of', 'adopted', 'submit', 'longest_first',
-           'Queue', 'queue_up']
+           'Queue', 'queue_up', 'cancel_noted']
 
 # %% ../../nbs/core/cluster.ipynb #5cbacd48
 import json
@@ -69,7 +69,8 @@ def head(
 ) -> list: # of lines
     "Write the lines that sbatch reads."
     block, before = run.cluster, min(BEFORE, 30 * asked["minutes"])
-    lines = {"job-name": f"{run.name}.{job.name}", "output": file_of(run, job, "log"),
+    log = str(file_of(run, job, "log")).replace("%", "%%") # sbatch would put numbers there
+    lines = {"job-name": f"{run.name}.{job.name}", "output": log,
              "open-mode": "append", "chdir": run.folder, "nodes": asked["nodes"], "ntasks-per-node": 1,
              "cpus-per-task": asked["cpus"], "gpus-per-node": asked["gpus"] or "",
              "mem": f"{asked['gigabytes']}G" if asked["gigabytes"] > 0 else "",
@@ -236,7 +237,7 @@ def submit(run: Run, job: Job, need: dict, after: list) -> dict: # a note; after
     write(path, script(run, job, need))
     behind = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
     number = told("sbatch", "--parsable", *behind, str(path)).strip().split(";")[0]
-    note = {"id": number, "mark": mark_of(job), "submitted": time.time()}
+    note = {"id": number, "run": run.name, "mark": mark_of(job), "submitted": time.time()}
     write_json(note_of(job), note)
     return note
 
@@ -342,8 +343,7 @@ class Queue:
 
     def cancel(self):
         "Take out of the queue what this call waits for."
-        if not self.notes: return
-        told("scancel", *(note["id"] for note in self.notes.values()))
+        if self.notes: told("scancel", *(note["id"] for note in self.notes.values()))
         for job in self.jobs.values(): note_of(job).unlink(missing_ok=True)
 
 
@@ -369,3 +369,12 @@ def queue_up(run: Run, jobs: list, board: Board):
     except BaseException: # Ctrl-C, too
         queue.cancel()
         raise
+
+# %% ../../nbs/core/cluster.ipynb #93db82f6
+def cancel_noted(run: Run):
+    "Take out of the queue whatever this run has submitted."
+    shared = run.folder.parent.glob(".pocket/*.slurm")
+    noted = {path: json.loads(path.read_text()) for path in (*run.folder.rglob("*.slurm"), *shared)}
+    own = {path: note["id"] for path, note in noted.items() if note["run"] == run.name}
+    if own: told("scancel", *own.values())
+    for path in own: path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """A SLURM of two nodes on this machine: munged, slurmctld and two slurmd, bound to the loopback."""
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -134,7 +135,7 @@ class Cluster:
     def hide(self, node: str, folder: Path):
         "Start a node anew that does not see a folder."
         self.lose(node)
-        self.start_node(node, f"mount -t tmpfs none {folder}")
+        self.start_node(node, f"mount -t tmpfs none {shlex.quote(str(folder))}")
         self.wait_for(lambda: self.idle() == 2)
 
     def show(self, node: str):

@@ -42,7 +42,7 @@ def nodes():
 
 @pytest.fixture
 def home(tmp_path, smoke, monkeypatch): # a study with its data
-    study = copy_of_study(tmp_path / "study")
+    study = copy_of_study(tmp_path / "a study, 100 %d")
     for part in ("data", "audit"):
         shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
     (study / "train.py").write_text(TRAIN)
@@ -150,11 +150,15 @@ def test_over_the_limit(home, nodes):
 def test_ctrl_c_cancels_its_own_and_a_kill_nothing(home, nodes, smoke):
     other = nodes.ask("sbatch", "--parsable", "--job-name=somebodys", "--nodelist=n1", "--wrap",
                       "sleep 3600").strip()
-    waiting = held(home)
+    whole = ("run", "resnet", "--profile", "smoke", "--set", 'contrastive.siglip2=""')
+    settings = [word for key, value in ON.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    waiting = Held(home, (*whole, *settings), STEP) # on the other node
     waiting.process.send_signal(signal.SIGINT)
-    assert waiting.process.communicate() and waiting.process.returncode
-    number = nodes.named("smoke.resnet50")[-1]
-    nodes.wait_for(lambda: nodes.facts(number)["JobState"] == "CANCELLED")
+    assert "interrupted" in waiting.process.communicate()[1]
+    for name in ("resnet50", "resnet50.mixcut", "resnet50.s1"):
+        number = nodes.named(f"smoke.{name}")[-1]
+        nodes.wait_for(lambda: nodes.facts(number)["JobState"] == "CANCELLED")
+    assert not list(home.rglob("*.slurm"))
     assert nodes.facts(other)["JobState"] == "RUNNING"
     nodes.ask("scancel", other)
     for pipe in (waiting.there, waiting.go): pipe.unlink()
