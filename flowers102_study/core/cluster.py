@@ -98,8 +98,9 @@ def started_by(run: Run, asked: dict) -> str: # asked: as `resources` returns it
         path = package_folder() / f"accelerate/{config}.yaml"
         words = [*python, "-m", "accelerate.commands.launch", f"--config_file={path}",
                  f"--num_processes={asked['processes']}", f"--num_machines={asked['nodes']}"]
-        return (f'{shlex.join(words)} --machine_rank="$SLURM_NODEID" --rdzv_backend=c10d '
-                f'--main_process_ip="$address" --main_process_port="$port" --no_python {child}')
+        meet = ('--machine_rank="$SLURM_NODEID" --rdzv_backend=c10d --main_process_ip="$address" '
+                if asked["nodes"] > 1 else "")
+        return f'{shlex.join(words)} {meet}--main_process_port="$port" --no_python {child}'
     if asked["processes"] == 1: return child
     words = [*python, "-m", "torch.distributed.run", f"--nnodes={asked['nodes']}",
              f"--nproc_per_node={asked['tasks']}", "--rdzv_backend=c10d"]
@@ -302,9 +303,12 @@ class Queue:
         return queue
 
     def say(self, job: Job, state: str):
-        "Show a state that is new."
-        if self.said.get(job.out) != state: self.board.say(job.title, state)
+        "Show a state that is new; on a terminal, too, which reads the logs."
+        if self.said.get(job.out) == state: return
         self.said[job.out] = state
+        self.board.say(job.title, state)
+        with open(self.run.logs / "queue.log", "a") as file:
+            file.write(f"» {job.title} | 0/1 | {state}\n")
 
     def end(self, job: Job, state: str, nodes: str):
         "Let go of a job that is done; raise RuntimeError with the words of one that is not."

@@ -2,6 +2,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -33,7 +34,9 @@ class Held:
         path = Path(sys.executable).with_name(program)
         self.process = subprocess.Popen([path, *words], cwd=study, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                        env=os.environ | {"FAULT": json.dumps(fault)})
+                                        env=os.environ | {"FAULT": json.dumps(fault)},
+                                        # a shell may have started the tests deaf to Ctrl-C
+                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.pid = self.reached()
 
     def reached(self) -> int: # the process that is held

@@ -8,7 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
+APART = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 CONFIGURATION = """
 ClusterName=loopback
 SlurmctldHost=localhost(127.0.0.1)
@@ -52,8 +53,9 @@ PartitionName=main Nodes=n[0-1] Default=YES MaxTime=60 State=UP OverSubscribe=NO
 
 
 def there() -> bool:
-    "Tell whether SLURM is installed, and whether we may start it."
-    return all(map(shutil.which, PROGRAMS)) and os.geteuid() == 0
+    "Tell whether SLURM is installed, and whether we may start nodes with processes of their own."
+    if os.geteuid() or not all(map(shutil.which, PROGRAMS)): return False
+    return subprocess.run([*APART, "true"], capture_output=True).returncode == 0
 
 
 def free_ports(count: int) -> int: # the first of them
@@ -99,8 +101,7 @@ class Cluster:
     def start_node(self, node: str, before: str = "true"):
         "Start a node, whose processes are its own."
         daemon = f"{before} && exec slurmd -D -f {self.configuration} -N {node}"
-        self.start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", daemon,
-                   name=node)
+        self.start(*APART, "sh", "-c", daemon, name=node)
 
     def idle(self) -> int:
         told = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)

@@ -1,5 +1,6 @@
 """The study on a real SLURM: two nodes on this machine that are lost, hidden, drained, and come back."""
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,8 +23,7 @@ ON = {"launch.engine": "slurm", "cluster.nodes": 2, "cluster.poll_seconds": .5, 
 STEP = "flowers102_study.vlm.cnn:step_once"
 # the first network alone, as a notebook would have it made
 TRAIN = """
-import json, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler) # a shell may have us started deaf to it
+import json, sys
 from flowers102_study import resnet
 from flowers102_study.core.launch import run_jobs
 from flowers102_study.core.settings import open_run
@@ -79,6 +79,8 @@ def test_a_stage_leaves_what_one_machine_leaves(home, nodes, smoke):
     run = opened(**{"cluster.at_most": 2})
     jobs = resnet.network_jobs(run)
     run_jobs(run, jobs, "resnet")
+    said = (run.logs / "queue.log").read_text() # which a terminal follows
+    assert "» resnet50 | 0/1 | running on n" in said
     for job in jobs:
         one = smoke / "runs/smoke/arms" / job.name
         for name in ("predictions.parquet", "model/model.safetensors"):
@@ -215,6 +217,19 @@ def test_what_takes_longest_comes_first(tmp_path):
     assert found == ["first", "last", "long", "short"]
 
 
+def read_by_accelerate(script: str): # what torchrun is told on the second node
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+    line = next(part for part in script.splitlines() if "accelerate.commands.launch" in part)
+    for name, value in (("SLURM_NODEID", "1"), ("address", "the-first"), ("port", "29444")):
+        line = line.replace(f'"${name}"', value)
+    words = shlex.split(shlex.split(line)[-1])
+    options = [word for word in words if word.startswith("--")]
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args([*options, "x"]))
+    prepare_multi_gpu_env(args)
+    return args
+
+
 def test_scripts_of_the_paper(study, monkeypatch):
     settings = ("launch.engine=slurm", "cluster.nodes=2", "cluster.gpus_per_node=8",
                 "cluster.partition=gpu", 'cluster.setup=["module load cuda"]')
@@ -227,6 +242,9 @@ def test_scripts_of_the_paper(study, monkeypatch):
         "#SBATCH --nodes=2\n", "#SBATCH --gpus-per-node=8\n", "#SBATCH --partition=gpu\n",
         "#SBATCH --signal=B:USR2@300\n", "module load cuda\n",
         'fsdp2.yaml --num_processes=16 --num_machines=2 --machine_rank="$SLURM_NODEID"'))
+    meeting = read_by_accelerate(train)
+    assert (meeting.rdzv_backend, meeting.rdzv_endpoint) == ("c10d", "the-first:29444")
+    assert (meeting.nnodes, meeting.nproc_per_node, meeting.node_rank) == ("2", "8", 1)
     assert "qwen3-vl-4b-sft" in ask and "CUDA_VISIBLE_DEVICES" not in told
     for script in scripts: # what bash does not understand no node will
         path = study / "x.sh"
