@@ -49,4 +49,6 @@ def masked(
 
 def mask_lines():
     "Hand on standard input line by line, without secrets."
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     for line in sys.stdin: print(masked(line), end="", flush=True)

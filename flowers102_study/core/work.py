@@ -28,9 +28,9 @@ def torch_of(device): # a module; device: a torch.device, no CPU
 
 def on_nodes(before: dict) -> dict: # nodes, queued_seconds; empty on one machine. before: as `measured`
     "Say on which nodes of a cluster a job has run, and how long it waited for them."
-    if "SLURM_JOB_NODELIST" not in os.environ: return {}
+    if "FLOWERS102_QUEUED" not in os.environ: return {}
     nodes = {*before.get("nodes", []), os.environ["SLURM_JOB_NODELIST"]}
-    return {"nodes": sorted(nodes), "queued_seconds": int(os.environ.get("FLOWERS102_QUEUED") or 0)}
+    return {"nodes": sorted(nodes), "queued_seconds": int(os.environ["FLOWERS102_QUEUED"] or 0)}
 
 
 class Meter:

@@ -86,6 +86,14 @@ class Cluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
         os.environ["SLURM_CONF"] = str(self.configuration)
+        try: self.begin()
+        except BaseException:
+            self.stop()
+            raise
+
+    def begin(self):
+        "Start all daemons."
+        folder = self.folder
         files = [f"--{what}-file={folder}/munge.{what}" for what in ("key", "pid", "log", "seed")]
         self.start("munged", "--foreground", "--num-threads=1", f"--socket={folder}/munge.sock", *files)
         self.wait_for((folder / "munge.sock").exists)
