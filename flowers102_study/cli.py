@@ -21,7 +21,7 @@ import yaml
 
 from .core.devices import assume
 from .core.jobs import alone
-from .core.cluster import cancel_noted, file_of, resources, script
+from .core.cluster import cancel_all, file_of, resources, script
 from .core.launch import (command, devices, lanes, launcher, on_cluster, processes,
                                           take_nodes)
 from .core.masking import masked
@@ -209,7 +209,7 @@ def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # sec
     took = lambda: time.time() - begun
     try: run_stage(run, path, teller, forked=teller.of > 1)
     except KeyboardInterrupt:
-        if on_cluster(run): cancel_noted(run)
+        if on_cluster(run): cancel_all(run)
         teller.end(number, path.stem, "interrupted", took())
         raise SystemExit(f"\n{path.stem}: interrupted; the same command goes on from here")
     except Exception as error:
@@ -302,8 +302,9 @@ def print_plan(run: Run, chosen: dict, verbose: bool):
     "Print stages, commands, models and needs, for the devices that there are; with all jobs if verbose."
     found, all_needs = devices(), Needs()
     where = ", ".join(f"{d['name']} ({size(d['bytes'])})" for d in found) or "no GPU: a CPU"
+    beside = "as many as the queue lets through" if on_cluster(run) else f"{lanes(run)} job(s)"
     print(f"run {run.name}: profile {run.profile}, data {shown_source(run)}\ndevices: {where}; "
-          f"{processes(run)} process(es) per job, {lanes(run)} job(s) side by side\n")
+          f"{processes(run)} process(es) per job, {beside} side by side\n")
     for stage, path in chosen.items():
         module = stage_module(stage)
         jobs = module.jobs(run)

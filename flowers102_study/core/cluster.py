@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SLACK', 'LOADING', 'GUESS', 'BEFORE', 'HOST', 'SURROUNDINGS', 'SEES', 'WORK', 'MASK', 'READY', 'RESTARTS', 'ENDED',
            'NEVER', 'SEEN', 'SILENT', 'need_of', 'resources', 'head', 'file_of', 'started_by', 'python_of', 'script',
-           'write_plan', 'ready', 'told', 'check_partition', 'states', 'cancel', 'note_of', 'mark_of', 'adopted',
-           'submit', 'longest_first', 'Queue', 'queue_up', 'cancel_noted']
+           'write_plan', 'ready', 'told', 'check_partition', 'states', 'comment_of', 'cancel', 'alive', 'mark_of',
+           'adopted', 'submit', 'longest_first', 'Queue', 'queue_up', 'cancel_all']
 
 # %% ../../nbs/core/cluster.ipynb #5cbacd48
 import json
@@ -127,8 +127,10 @@ def python_of(run: Run) -> list: # words
 # %% ../../nbs/core/cluster.ipynb #c8ba2052
 SURROUNDINGS = '''
 plan={plan}
+field() {{ grep -o " $1=[^ ]*" | cut -d= -f2; }} # of what scontrol shows
+of_job() {{ scontrol --oneliner show job "$SLURM_JOB_ID" | field "$1"; }}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export address=$(scontrol show node "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
+export address=$(scontrol --oneliner show node "$first" | field NodeAddr)
 export port=$((20000 + SLURM_JOB_ID % 20000)) SRUN_CPUS_PER_TASK={cpus}
 {exports}
 {setup}
@@ -136,7 +138,9 @@ srun bash -c {seen} "$plan" || exit 1
 # of this attempt, for all its processes
 export work="$plan.$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
 leave="$work.leave"
-[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || echo $(($(date +%s) - {submitted})) > "$plan.queued"
+# seconds in the queue, all attempts together; not those behind other jobs
+waited=$(($(date -d "$(of_job StartTime)" +%s) - $(date -d "$(of_job EligibleTime)" +%s)))
+echo $(($(cat "$plan.queued") + waited)) > "$plan.queued"
 export FLOWERS102_QUEUED=$(cat "$plan.queued") FLOWERS102_LEAVE="$leave"
 '''
 SEES = 'test -r "$0" || { echo "✗ $SLURMD_NODENAME does not see the folder of the study"; exit 1; }'
@@ -150,7 +154,7 @@ go() {{
     srun --kill-on-bad-exit=1 bash -c {started}
 }}
 again() {{ [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ] && scontrol requeue "$SLURM_JOB_ID"; }}
-preempted() {{ scontrol show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; }}
+preempted() {{ date -d "$(of_job PreemptTime)" > /dev/null 2>&1; }}
 # cancelled, or preempted without a word before: SLURM itself starts that again
 trap 'gone=1; kill $late 2> /dev/null' TERM
 trap 'over=1; touch "$leave"; (sleep {grace}; again) & late=$!' USR2
@@ -184,7 +188,7 @@ def script(
              "seen": SEES}
     body = (SURROUNDINGS + WORK).format(
         **{name: shlex.quote(value) for name, value in words.items()}, most=RESTARTS,
-        python=shlex.join(python_of(run)), cpus=asked["cpus"], submitted=int(time.time()),
+        python=shlex.join(python_of(run)), cpus=asked["cpus"],
         exports="\n".join(f"export {k}={shlex.quote(v)}" for k, v in values.items()),
         setup=setup, grace=min(BEFORE, 30 * asked["minutes"]) - 15)
     return "\n".join(head(run, job, asked)) + body
@@ -194,6 +198,7 @@ def write_plan(plan: Path, job: Job):
     "Write down a job whose inputs may still be in the making."
     write_json(plan, {"target": job.target, "out": str(job.out), "spec": job.spec,
                       "inputs": {name: str(i.out) for name, i in job.inputs.items()}})
+    write(Path(f"{plan}.queued"), "0")
 
 
 def ready():
@@ -228,11 +233,19 @@ def check_partition(run: Run):
     for name in filter(None, asked.split(",")): one_of(name, known, "partition")
 
 
-def states() -> dict: # {id: (state, reason, nodes, comment)} of this user's jobs, ended ones, too
+def states() -> dict: # {id: {state, reason, nodes, comment}} of this user's jobs, ended ones, too
     "Ask for the queue."
-    shown = "--format=%i|%T|%r|%N|%k"
-    lines = told("squeue", "--me", "--noheader", "--states=all", shown).splitlines()
-    return {line.split("|")[0]: tuple(line.split("|", 4)[1:]) for line in lines}
+    told_of = ("id", "state", "reason", "nodes", "comment")
+    lines = told("squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%N|%k").splitlines()
+    found = [dict(zip(told_of, line.split("|", 4))) for line in lines]
+    return {job["id"]: job | {"comment": comment_of(job["comment"])} for job in found}
+
+
+def comment_of(text: str) -> dict: # run, out, mark; empty for a job that is not this study's
+    "Read a job's comment."
+    try: found = json.loads(text)
+    except ValueError: return {}
+    return found if isinstance(found, dict) else {}
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
@@ -243,45 +256,42 @@ NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "AccountNotAllowed", "QOSNo
 
 # %% ../../nbs/core/cluster.ipynb #a527f61b
 def cancel(ids: set):
-    "Take jobs out of the queue, those that are still there."
-    alive = {number for number, facts in states().items() if facts[0] not in ENDED}
-    if ids & alive: told("scancel", *(ids & alive))
+    "Take jobs out of the queue, and say where SLURM does not hear that."
+    if not ids: return
+    try: told("scancel", *ids)
+    except SettingsError as error: print(f"not cancelled: {error}", file=sys.stderr)
+
+
+def alive(queue: dict) -> dict: # queue: as `states` returns it
+    "Leave out jobs that have ended."
+    return {number: job for number, job in queue.items() if job["state"] not in ENDED}
 
 # %% ../../nbs/core/cluster.ipynb #dc0b5eec
-def note_of(job: Job) -> Path: return job.out.with_name(f"{job.name}.slurm")
-
-
 def mark_of(job: Job) -> str: # of what a submitted job will do
     return digest([job.target, str(job.out), job.spec, reached(job.target),
                    {name: mark_of(i) for name, i in job.inputs.items()}])
 
 
-def adopted(job: Job, queue: dict) -> dict | None: # its note; None: it is not in the queue
+def adopted(job: Job, queue: dict) -> str | None: # its id; queue: as `states` returns it
     "Find a job that an earlier call has submitted; cancel it where its settings were others."
+    same = {number: found["comment"]["mark"] for number, found in alive(queue).items()
+            if found["comment"].get("out") == str(job.out)}
     mark = mark_of(job)
-    alive = {number: facts for number, facts in queue.items() if facts[0] not in ENDED}
-    # sbatch was heard, and this process ended before it could note that
-    found = next((number for number, facts in alive.items() if facts[3] == mark), None)
-    try: note = json.loads(note_of(job).read_text())
-    except (OSError, ValueError): note = {"id": found, "mark": mark}
-    if found: return note | {"id": found}
-    if note["id"] in alive: told("scancel", note["id"])
-    return None
+    cancel({number for number, known in same.items() if known != mark})
+    return next((number for number, known in same.items() if known == mark), None)
 
 # %% ../../nbs/core/cluster.ipynb #18841452
-def submit(run: Run, job: Job, need: dict, after: list) -> dict: # a note; after: ids
+def submit(run: Run, job: Job, need: dict, after: list) -> str: # its id; after: ids
     "Put a job into the queue, behind others."
-    path = file_of(run, job, "sh")
+    path, plan, log = (file_of(run, job, suffix) for suffix in ("sh", "json", "log"))
     for folder in (run.logs, path.parent, job.out.parent): folder.mkdir(parents=True, exist_ok=True)
-    file_of(run, job, "log").touch()
-    write_plan(file_of(run, job, "json"), job)
+    log.touch()
+    write_plan(plan, job)
     write(path, script(run, job, need))
+    comment = json.dumps({"run": str(run.folder), "out": str(job.out), "mark": mark_of(job)})
     behind = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
-    mark = mark_of(job)
-    words = ["sbatch", "--parsable", f"--comment={mark}", *behind, str(path)]
-    note = {"id": told(*words).strip().split(";")[0], "run": run.name, "mark": mark}
-    write_json(note_of(job), note)
-    return note
+    return told("sbatch", "--parsable", f"--comment={comment}", *behind,
+                str(path)).strip().split(";")[0]
 
 # %% ../../nbs/core/cluster.ipynb #6254fc28
 def longest_first(jobs: list, needs: dict) -> list: # needs: {out: as `need_of` returns it}
@@ -301,16 +311,20 @@ class Queue:
     "The jobs of one call that are in SLURM's queue."
     def __init__(self, run: Run, board: Board):
         self.run, self.board = run, board
-        self.jobs, self.notes, self.places, self.said, self.words = {}, {}, {}, {}, {}
+        # by the folder that a job fills
+        self.jobs, self.numbers, self.places, self.said, self.words = {}, {}, {}, {}, {}
+        self.waits, self.ended = {}, {} # since when a job waits for nodes, or is over
         self.heard = time.time() # the last time that the queue was known
 
-    def take(self, job: Job, need: dict, queue: dict):
+    def take(self, job: Job, needs: dict, queue: dict):
         "Submit a job, or go on waiting for the one that is there."
+        if job.done(): return self.board.say(job.title, "done before")
         log = file_of(self.run, job, "log")
         self.places[job.out] = log.stat().st_size if log.exists() else 0
-        after = [self.notes[i.out]["id"] for i in job.inputs.values() if i.out in self.notes]
+        after = [self.numbers[i.out] for i in job.inputs.values() if i.out in self.numbers]
         self.jobs[job.out], self.words[job.out] = job, []
-        self.notes[job.out] = adopted(job, queue) or submit(self.run, job, need, after)
+        number = adopted(job, queue) or submit(self.run, job, needs[job.out], after)
+        self.numbers[job.out] = number
 
     def read(self, out: Path):
         "Take in what a job has said since the last time."
@@ -323,24 +337,24 @@ class Queue:
                 self.board.take(line.rstrip("\n"))
                 self.places[out] = lines.tell()
 
-    def look(self):
+    def look(self, queue: dict):
         "Say what has become of each job; let go of those that are done."
-        queue = self.asked()
-        for out in list(self.jobs):
-            job, number = self.jobs[out], self.notes[out]["id"]
-            state, reason, nodes, _ = queue.get(number, ("COMPLETED", "", "", ""))
+        gone = {"state": "COMPLETED", "reason": "", "nodes": ""} # SLURM has forgotten it
+        for out, job in list(self.jobs.items()):
+            found = queue.get(self.numbers[out], gone)
+            state, reason, nodes = (found[key] for key in gone)
             self.read(out)
             self.say(job, {"PENDING": f"queued ({reason})", "RUNNING": f"running on {nodes}"}
                      .get(state, state.lower()))
             self.refuse_to_wait(job, state, reason)
             if state in ENDED: self.end(job, state, nodes)
 
-    def asked(self) -> dict: # as `states` returns it
+    def asked(self) -> dict | None: # as `states` returns it; None: SLURM does not answer
         "Ask for the queue; a controller that is started again is waited for."
         try: queue, self.heard = states(), time.time()
         except SettingsError:
             if time.time() - self.heard > SILENT: raise
-            return {note["id"]: ("unknown", "", "", "") for note in self.notes.values()}
+            return None
         return queue
 
     def say(self, job: Job, state: str):
@@ -353,13 +367,11 @@ class Queue:
 
     def end(self, job: Job, state: str, nodes: str):
         "Let go of a job that is done; raise RuntimeError with the words of one that is not."
-        self.notes[job.out].setdefault("ended", time.time())
-        if state == "COMPLETED" and not job.done():
-            # another node's file may take its time to be seen here
-            if time.time() - self.notes[job.out]["ended"] < SEEN: return
+        ended = time.time() - self.ended.setdefault(job.out, time.time())
+        # another node's file may take its time to be seen here
+        if state == "COMPLETED" and not job.done() and ended < SEEN: return
         self.read(job.out)
-        note_of(job).unlink(missing_ok=True)
-        number = self.notes.pop(job.out)["id"]
+        number = self.numbers.pop(job.out)
         del self.jobs[job.out]
         if not job.done(): raise RuntimeError(self.failure(job, number, state, nodes))
 
@@ -378,20 +390,15 @@ class Queue:
 
     def refuse_to_wait(self, job: Job, state: str, reason: str):
         "Give up on a queue that does not move, or will not."
-        limit, now, note = 60 * self.run.cluster["wait_minutes"], time.time(), self.notes[job.out]
-        if state != "PENDING" or reason in ("Dependency", "BeginTime"): return note.pop("waits", None)
-        waited = now - note.setdefault("waits", now)
+        limit, now = 60 * self.run.cluster["wait_minutes"], time.time()
+        if state != "PENDING" or reason in ("Dependency", "BeginTime"):
+            return self.waits.pop(job.out, None)
+        waited = now - self.waits.setdefault(job.out, now)
         if reason not in NEVER and not 0 < limit < waited: return
         raise SettingsError(f"{job.name} has waited in the queue for {clock(waited)}; SLURM's reason: "
                             f"{reason}. Ask for less (cluster.nodes, cluster.gpus_per_node, "
                             "cluster.minutes), take another cluster.partition, or allow for more "
                             "cluster.wait_minutes")
-
-    def cancel(self):
-        "Take out of the queue what this call waits for."
-        try: cancel({note["id"] for note in self.notes.values()})
-        finally:
-            for job in self.jobs.values(): note_of(job).unlink(missing_ok=True)
 
 
 SEEN = 120 # seconds until a file of one node is seen on another
@@ -402,27 +409,21 @@ def queue_up(run: Run, jobs: list, board: Board):
     "Put jobs into the queue, and wait until all are done."
     check_partition(run)
     needs = {job.out: need_of(run, job) for job in jobs}
-    waiting, queue = longest_first(jobs, needs), Queue(run, board)
+    waiting, queue, known = longest_first(jobs, needs), Queue(run, board), states()
     most = run.cluster["at_most"] or len(jobs)
     try:
         while waiting or queue.jobs:
-            before = queue.asked() if waiting else {}
-            while waiting and len(queue.jobs) < most:
-                job = waiting.pop(0)
-                if job.done(): board.say(job.title, "done before")
-                else: queue.take(job, needs[job.out], before)
-            queue.look()
+            if known is not None:
+                queue.look(known)
+                while waiting and len(queue.jobs) < most: queue.take(waiting.pop(0), needs, known)
             if queue.jobs: time.sleep(run.cluster["poll_seconds"])
+            known = queue.asked()
     except BaseException: # Ctrl-C, too
-        queue.cancel()
+        cancel(set(queue.numbers.values()))
         raise
 
 # %% ../../nbs/core/cluster.ipynb #93db82f6
-def cancel_noted(run: Run):
+def cancel_all(run: Run):
     "Take out of the queue whatever this run has submitted."
-    shared = run.folder.parent.glob(".pocket/*.slurm")
-    noted = {path: json.loads(path.read_text()) for path in (*run.folder.rglob("*.slurm"), *shared)}
-    own = {path: note["id"] for path, note in noted.items() if note.get("run") == run.name}
-    try: cancel(set(own.values()))
-    finally:
-        for path in own: path.unlink(missing_ok=True)
+    own = {n for n, job in alive(states()).items() if job["comment"].get("run") == str(run.folder)}
+    cancel(own)

@@ -48,7 +48,11 @@ UnkillableStepTimeout=10
 SlurmctldTimeout=10
 SlurmdTimeout=10
 NodeName=n[0-1] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{node}-{other}] CPUs=1 RealMemory=16000
-PartitionName=main Nodes=n[0-1] Default=YES MaxTime=60 State=UP OverSubscribe=NO
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=main Nodes=n[0-1] Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[0-1] MaxTime=60 State=UP PriorityTier=2
 """
 
 
@@ -112,8 +116,8 @@ class Cluster:
         self.start(*APART, "sh", "-c", daemon, name=node)
 
     def idle(self) -> int:
-        told = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t", check=False)
-        return told.count(" idle")
+        told = self.ask("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t", check=False)
+        return told.split().count("idle")
 
     def ask(self, *words: str, check: bool = True) -> str:
         return subprocess.run(words, capture_output=True, text=True, check=check).stdout
@@ -156,6 +160,13 @@ class Cluster:
     def named(self, name: str) -> list: # ids in their order, those of ended jobs, too
         told = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i")
         return sorted(told.split(), key=int)
+
+    def change(self, old: str, new: str):
+        "Change the configuration of the daemons that run."
+        text = self.configuration.read_text()
+        assert old in text
+        self.configuration.write_text(text.replace(old, new))
+        self.ask("scontrol", "reconfigure")
 
     def facts(self, number: str) -> dict:
         told = self.ask("scontrol", "--oneliner", "show", "job", number)

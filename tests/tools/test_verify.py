@@ -33,6 +33,18 @@ def test_what_nobody_touched_is_right(whole, invoke):
     assert "✓ smoke" in invoke(whole, "verify", "--name", "smoke").stdout
 
 
+def test_a_run_of_ones_own_is_no_evidence_against_what_is_published(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    from flowers102_study.core.settings import open_run
+    from flowers102_study.verifying import ANOTHER, Findings, check_against_run
+    record = arm(whole) / "result.json"
+    seconds = json.loads(record.read_text())["measured"] | {"seconds": 1e3}
+    edited(record, measured=seconds, accuracy=.5)
+    found = Findings()
+    check_against_run(whole / "report/results", open_run("smoke"), found)
+    assert found.remarks == [ANOTHER] and found.wrong == []
+
+
 def edited(path, **values):
     write_json(path, json.loads(path.read_text()) | values)
 
