@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SLACK', 'LOADING', 'GUESS', 'BEFORE', 'HOST', 'SURROUNDINGS', 'SEES', 'WORK', 'MASK', 'READY', 'RESTARTS', 'ENDED',
            'NEVER', 'SEEN', 'SILENT', 'need_of', 'resources', 'head', 'file_of', 'started_by', 'python_of', 'script',
-           'write_plan', 'ready', 'told', 'check_partition', 'states', 'comment_of', 'cancel', 'alive', 'mark_of',
-           'adopted', 'submit', 'longest_first', 'Queue', 'queue_up', 'cancel_all']
+           'ready', 'told', 'check_partition', 'states', 'comment_of', 'cancel', 'alive', 'mark_of', 'adopted',
+           'submit', 'longest_first', 'Queue', 'queue_up', 'cancel_all']
 
 # %% ../../nbs/core/cluster.ipynb #5cbacd48
 import json
@@ -194,13 +194,6 @@ def script(
     return "\n".join(head(run, job, asked)) + body
 
 # %% ../../nbs/core/cluster.ipynb #dca6abec
-def write_plan(plan: Path, job: Job):
-    "Write down a job whose inputs may still be in the making."
-    write_json(plan, {"target": job.target, "out": str(job.out), "spec": job.spec,
-                      "inputs": {name: str(i.out) for name, i in job.inputs.items()}})
-    write(Path(f"{plan}.queued"), "0")
-
-
 def ready():
     "Make a job's folder ready on a node; exit with 3 where nothing is left to do."
     plan, work = map(Path, sys.argv[1:])
@@ -268,8 +261,7 @@ def alive(queue: dict) -> dict: # queue: as `states` returns it
 
 # %% ../../nbs/core/cluster.ipynb #dc0b5eec
 def mark_of(job: Job) -> str: # of what a submitted job will do
-    return digest([job.target, str(job.out), job.spec, reached(job.target),
-                   {name: mark_of(i) for name, i in job.inputs.items()}])
+    return digest([job.plan(), reached(job.target), *map(mark_of, job.inputs.values())])
 
 
 def adopted(job: Job, queue: dict) -> str | None: # its id; queue: as `states` returns it
@@ -286,7 +278,8 @@ def submit(run: Run, job: Job, need: dict, after: list) -> str: # its id; after:
     path, plan, log = (file_of(run, job, suffix) for suffix in ("sh", "json", "log"))
     for folder in (run.logs, path.parent, job.out.parent): folder.mkdir(parents=True, exist_ok=True)
     log.touch()
-    write_plan(plan, job)
+    write_json(plan, job.plan())
+    write(Path(f"{plan}.queued"), "0") # seconds
     write(path, script(run, job, need))
     comment = json.dumps({"run": str(run.folder), "out": str(job.out), "mark": mark_of(job)})
     behind = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []

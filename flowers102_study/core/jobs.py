@@ -38,6 +38,11 @@ class Job:
     @property
     def title(self): return title_of(self.out)
 
+    def plan(self) -> dict: # JSON
+        "Write down what is to be done."
+        return {"target": self.target, "out": str(self.out), "spec": self.spec,
+                "inputs": {name: str(job.out) for name, job in self.inputs.items()}}
+
     def key(self) -> str: # raises FileNotFoundError where an input is not done
         "Return a hash of the settings, inputs and code that decide this job's result."
         prints = {name: fingerprint(job.out) for name, job in self.inputs.items()}
@@ -69,9 +74,7 @@ def prepare(
     if not mark.exists() or json.loads(mark.read_text()).get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(mark,
-                   {"key": key, "target": job.target, "spec": job.spec,
-                    "inputs": {name: str(i.out) for name, i in job.inputs.items()}})
+        write_json(mark, job.plan() | {"key": key})
     return True
 
 # %% ../../nbs/core/jobs.ipynb #be6ea313

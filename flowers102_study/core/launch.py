@@ -395,9 +395,7 @@ def started(method: str, how: tuple, entry=become): # a multiprocessing.Process
 # %% ../../nbs/core/launch.ipynb #502fa5c9
 def write_plan(plan: Path, jobs: list):
     "Write down what a lane is to do."
-    write_json(plan, [dict(target=job.target, out=str(job.out), spec=job.spec, key=job.key(),
-                           inputs={name: str(i.out) for name, i in job.inputs.items()})
-                      for job in jobs])
+    write_json(plan, [job.plan() | {"key": job.key()} for job in jobs])
 
 
 def forked(run: Run, job: Job) -> bool:
