@@ -73,6 +73,10 @@ def free_ports(count: int) -> int: # the first of them
     raise RuntimeError("no ports are free")
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as one: return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Cluster:
     "The daemons, and how one of them is lost and comes back."
     def __init__(self):
@@ -83,9 +87,11 @@ class Cluster:
         os.chmod(folder, 0o755)
         first = free_ports(60)
         self.configuration = folder / "slurm.conf"
-        self.configuration.write_text(CONFIGURATION.format(
+        self.text = CONFIGURATION.format(
             folder=folder, controller=first, node=first + 1, other=first + 2, first=first + 3,
-            last=first + 59))
+            last=first + 59)
+        self.ports = {"n0": first + 1, "n1": first + 2}
+        self.configuration.write_text(self.text)
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
@@ -114,6 +120,7 @@ class Cluster:
         "Start a node, whose processes are its own."
         daemon = f"{before} && exec slurmd -D -f {self.configuration} -N {node}"
         self.start(*APART, "sh", "-c", daemon, name=node)
+        self.wait_for(lambda: listens(self.ports[node]))
 
     def idle(self) -> int:
         told = self.ask("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t", check=False)
@@ -151,22 +158,36 @@ class Cluster:
         self.start_node(node, f"mount -t tmpfs none {shlex.quote(str(folder))}")
         self.wait_for(lambda: self.idle() == 2)
 
-    def show(self, node: str):
-        "Start a node anew that sees everything."
-        if node in self.at_work: self.lose(node)
-        self.start_node(node)
-        self.wait_for(lambda: self.idle() == 2)
-
     def named(self, name: str) -> list: # ids in their order, those of ended jobs, too
         told = self.ask("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i")
         return sorted(told.split(), key=int)
 
-    def change(self, old: str, new: str):
-        "Change the configuration of the daemons that run."
-        text = self.configuration.read_text()
-        assert old in text
-        self.configuration.write_text(text.replace(old, new))
+    def configure(self, text: str):
+        "Give the daemons that run another configuration."
+        self.configuration.write_text(text)
         self.ask("scontrol", "reconfigure")
+
+    def occupy(self, node: str) -> str: # the job's id
+        "Keep a node busy with somebody else's job."
+        words = ("--parsable", "--job-name=somebodys", f"--nodelist={node}", "--wrap", "sleep 3600")
+        number = self.ask("sbatch", *words).strip()
+        self.wait_for(lambda: self.facts(number)["JobState"] == "RUNNING")
+        return number
+
+    def restore(self):
+        "Leave nothing of a test to the next one, however it ended."
+        if self.configuration.read_text() != self.text: self.configure(self.text)
+        self.ask("scancel", "--user=root", check=False)
+        for node in ("n0", "n1"):
+            if node not in self.at_work: self.start_node(node)
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        self.wait_for(lambda: self.idle() == 2)
+
+    def queued(self, number: str) -> float: # seconds; 0 where it runs
+        facts = self.facts(number)
+        since = facts["EligibleTime"]
+        if facts["JobState"] != "PENDING" or since == "Unknown": return 0
+        return time.time() - time.mktime(time.strptime(since, "%Y-%m-%dT%H:%M:%S"))
 
     def facts(self, number: str) -> dict:
         told = self.ask("scontrol", "--oneliner", "show", "job", number)

@@ -20,7 +20,8 @@ from flowers102_study.core.launch import run_jobs
 from flowers102_study.core.settings import SettingsError, open_run
 
 ON = {"launch.engine": "slurm", "cluster.nodes": 2, "cluster.poll_seconds": .5, "cluster.minutes": 10,
-      "cluster.gigabytes": 4, "cluster.setup": ["export GLOO_SOCKET_IFNAME=lo"]}
+      "cluster.gigabytes": 4, "cluster.wait_minutes": 5,
+      "cluster.setup": ["export GLOO_SOCKET_IFNAME=lo"]}
 STEP = "flowers102_study.vlm.cnn:step_once"
 # the first network alone, as a notebook would have it made
 TRAIN = """
@@ -34,11 +35,17 @@ run_jobs(run, resnet.network_jobs(run)[:1], "resnet")
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def daemons():
     if not loopback.there(): pytest.skip("SLURM is not installed, or may not be started")
     made = loopback.Cluster()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def nodes(daemons):
+    yield daemons
+    daemons.restore()
 
 
 @pytest.fixture
@@ -107,16 +114,18 @@ def test_two_nodes_take_the_steps_of_one(home, nodes, config):
 
 def test_a_node_is_lost(home, nodes, smoke):
     one = smoke / "runs/smoke/arms/resnet50"
+    other = nodes.occupy("n1")
     waiting = held(home)
-    node = nodes.facts(nodes.named("smoke.resnet50")[-1])["NodeList"]
-    nodes.lose(node)
+    number = nodes.named("smoke.resnet50")[-1]
+    nodes.lose("n0")
+    nodes.wait_for(lambda: nodes.queued(number) > 1)
+    nodes.ask("scancel", other)
     waiting.said = waiting.process.communicate()[1]
     assert waiting.process.returncode == 0, waiting.said
     assert (home / "runs/smoke/arms/resnet50/model/model.safetensors").read_bytes() == (
         one / "model/model.safetensors").read_bytes()
     measured = json.loads((home / "runs/smoke/arms/resnet50/result.json").read_text())["measured"]
     assert measured["nodes"] == ["n0", "n1"] and measured["queued_seconds"] > 0 # of both attempts
-    nodes.show(node)
 
 
 def undisturbed(home, **more) -> bytes:
@@ -146,7 +155,7 @@ def test_preempted(home, nodes, smoke):
     for spoken in (True, False):
         waiting = held(home)
         number = nodes.named("smoke.resnet50")[-1]
-        if not spoken: nodes.change(word, "")
+        if not spoken: nodes.configure(nodes.text.replace(word, ""))
         nodes.ask("sbatch", "--partition=urgent", "--nodes=2", "--wrap", "true")
         if spoken: nodes.wait_for(lambda: list(home.glob("runs/smoke/slurm/*.leave")))
         status = waiting.let_go() if spoken else waiting.process.communicate() and (
@@ -156,7 +165,6 @@ def test_preempted(home, nodes, smoke):
         assert (home / "runs/smoke/arms/resnet50/model/model.safetensors").read_bytes() == one
         shutil.rmtree(home / "runs/smoke/arms/resnet50")
         for pipe in (waiting.there, waiting.go): pipe.unlink()
-    nodes.change("PreemptMode=REQUEUE\n", f"PreemptMode=REQUEUE\n{word}")
 
 
 def test_cancelled_near_the_limit_stays_cancelled(home, nodes):
@@ -180,8 +188,7 @@ def test_over_the_limit(home, nodes, smoke):
 
 
 def test_ctrl_c_cancels_its_own_and_a_kill_nothing(home, nodes, smoke):
-    other = nodes.ask("sbatch", "--parsable", "--job-name=somebodys", "--nodelist=n1", "--wrap",
-                      "sleep 3600").strip()
+    other = nodes.occupy("n1")
     whole = ("run", "resnet", "--profile", "smoke", "--set", 'contrastive.siglip2=""')
     settings = [word for key, value in ON.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     waiting = Held(home, (*whole, *settings), STEP) # on the other node
@@ -223,17 +230,16 @@ def test_what_a_cluster_has_not_is_refused(home, nodes, monkeypatch):
     with pytest.raises(SettingsError, match="has waited in the queue .* Ask for less"):
         train(opened(**{"cluster.wait_minutes": .02}))
     assert not nodes.ask("squeue", "--noheader", "--states=pending").strip()
-    nodes.ask("scontrol", "update", "nodename=n[0-1]", "state=resume")
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SettingsError, match="there is no squeue here"): train(opened())
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("PATH", "/nowhere")
+        with pytest.raises(SettingsError, match="there is no squeue here"): train(opened())
 
 
 def test_a_node_that_does_not_see_the_folder(home, nodes):
     nodes.hide("n1", home)
-    try:
-        with pytest.raises(RuntimeError, match="n1 does not see the folder of the study"):
-            train(opened(**{"launch.num_processes": 2}))
-    finally: nodes.show("n1")
+    with pytest.raises(RuntimeError, match="n1 does not see the folder of the study"):
+        train(opened(**{"launch.num_processes": 2}))
+    nodes.lose("n1")
 
 
 def test_what_takes_longest_comes_first(tmp_path):
