@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['arm_model', 'other_model', 'opened_vlm', 'opened_classifier', 'classified', 'read_photo', 'in_words', 'predict',
            'table_of', 'shown_predictions', 'new_folder', 'export_model', 'copy_model', 'export_merged', 'export_head',
-           'export_checkpoint', 'base_name', 'usage', 'export', 'question_row', 'question_features', 'export_data',
-           'upload']
+           'export_checkpoint', 'base_name', 'usage', 'add_examples', 'export', 'question_row', 'question_features',
+           'export_data', 'upload']
 
 # %% ../nbs/sharing.ipynb #52510f3d
 import json
@@ -17,12 +17,13 @@ import numpy as np
 
 from .baselines import model_job
 from .scores.cards import dataset_card, model_card
+from .standalone import CODE, add_code
 from .vlm.downloads import split_source
 from .vlm.models import base_of
 from .core.devices import compute_device
 from .core.records import sealed, write
 from .core.settings import Run, SettingsError, one_of, require
-from .core.dataset import read_report
+from .core.dataset import read_index, read_pixels, read_report
 from .prompts import TASKS, open_question, prompts_job, read_prompts
 
 # %% ../nbs/sharing.ipynb #e375757c
@@ -208,6 +209,7 @@ def export_head(source: Path, out: Path, merged: bool):
     model, processor = opened_classifier(str(source))
     model.save_pretrained(out, merged=merged or model.base is not None and not model.config.revision)
     processor.save_pretrained(out)
+    add_code(out)
 
 # %% ../nbs/sharing.ipynb #bfe31acf
 def export_checkpoint(started: Path, out: Path, merged: bool, step: int) -> list:
@@ -243,10 +245,24 @@ def usage(kind: str, arm: str) -> str:
                 f"AutoModelForImageTextToText.from_pretrained(\"{arm}\")\n"
                 f"processor = AutoProcessor.from_pretrained(\"{arm}\") # Qwen3-VL's needs torchvision; "
                 "flowers102_study.vlm.models.load does not")
-    first = ("import flowers102_study # the package of this study, from its repository\n" if kind ==
-             "head" else "")
-    return (f"{first}from transformers import pipeline\npipeline(\"image-classification\", "
-            f"model=\"{arm}\")(\"photo.jpg\", top_k=5)")
+    consent = ", trust_remote_code=True" if kind == "head" else ""
+    why = f" # runs {CODE} beside the weights, which you may read" if consent else ""
+    return (f"from transformers import pipeline\nask = pipeline(\"image-classification\", "
+            f"model=\"{arm}\"{consent}){why}\nask(\"photo.jpg\", top_k=5)")
+
+# %% ../nbs/sharing.ipynb #fe7bbdd7
+def add_examples(run: Run, out: Path, count: int = 3) -> dict: # {file: name of its class}
+    "Put a few drawn test pictures beside a model."
+    from PIL import Image
+    if not run.drawn: return {}
+    index, pictures = read_index(run.data_folder, "test"), read_pixels(run.data_folder, "test")
+    (out / "examples").mkdir()
+    found = {}
+    for row in range(0, len(index), -(-len(index) // count)):
+        file = f"examples/{row}.png"
+        Image.fromarray(np.array(pictures[row])).save(out / file)
+        found[file] = index.name[row]
+    return found
 
 # %% ../nbs/sharing.ipynb #d425b4e1
 def export(
@@ -269,7 +285,7 @@ def export(
             f"{arm} is a published model, {source}: there is nothing of ours to export")
     export_model(Path(source), out, found["kind"], merged)
     card = model_card(found["result"], run.command(), base_name(run, found),
-                      usage(found["kind"], repo or "PATH/TO/THIS/FOLDER"))
+                      usage(found["kind"], repo or "PATH/TO/THIS/FOLDER"), add_examples(run, out))
     write(out / "README.md", card)
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import call, copy_of_study
 from flowers102_study import checking, sharing
+from flowers102_study.core.dataset import read_pixels
 from flowers102_study.core.settings import SettingsError, open_run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -136,7 +138,7 @@ def test_the_command_line_says_what_failed(study, run, broken):
 @pytest.mark.parametrize("arm", [HEAD, WORDS, "resnet50"])
 def test_predicts_what_is_on_record(study, run, arm, tmp_path):
     table = pd.read_parquet(run.arm(arm) / "predictions.parquet").query("split == 'test'")
-    from flowers102_study.core.dataset import read_index, read_pixels, read_report
+    from flowers102_study.core.dataset import read_index, read_report
     place = read_index(run.data_folder, "test").image_id.tolist().index(table.image_id.iloc[5])
     pixels = read_pixels(run.data_folder, "test")[place]
     Image.fromarray(pixels).save(tmp_path / "one.png")
@@ -159,27 +161,45 @@ def test_predict_on_the_command_line(study, photo, tmp_path):
         assert told.returncode == 2 and said in told.stderr and "Traceback" not in told.stderr
 
 
-def test_an_exported_head_opens_in_another_process(study, run, tmp_path):
-    # its base is a folder of this run, so it is taken along
-    files = sharing.export(run, HEAD, tmp_path / "out")
-    card = (tmp_path / "out/README.md").read_text()
-    assert ({"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} <= set(files)
-            and str(study) not in card + (tmp_path / "out/config.json").read_text())
-    result = json.loads((run.arm(HEAD) / "result.json").read_text())
-    assert (f"{result['correct']} of n = {result['n']}" in card and "Drawn flowers" in card and
-            "flowers102-study run" in card)
-    shutil.move(tmp_path / "out", tmp_path / "moved")
-    script = """import sys, flowers102_study, numpy as np
-from PIL import Image
-from transformers import pipeline, AutoModelForImageClassification
-image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
-print(pipeline('image-classification', model=sys.argv[1])(image, top_k=1)[0])
-print(type(AutoModelForImageClassification.from_pretrained(sys.argv[1])).__name__)"""
-    told = subprocess.run([sys.executable, "-c", script, str(tmp_path / "moved")], capture_output=True,
-                          text=True, cwd=tmp_path)
+# of this environment it sees the libraries: neither this package nor its folder
+ALONE = f"""import sys
+sys.path.append({sysconfig.get_path("purelib")!r})
+import importlib.util, json
+from transformers import pipeline
+assert importlib.util.find_spec("flowers102_study") is None
+photo, *models = sys.argv[1:]
+for model in models:
+    consent = {{"trust_remote_code": True}} if "head" in model else {{}}
+    print(json.dumps(pipeline("image-classification", model=model, **consent)(photo, top_k=5)))"""
+
+
+def test_exported_classifiers_open_without_this_package(study, run, tmp_path):
+    arms = (HEAD, "qwen3-vl-4b-tower-head", "qwen3-vl-4b-head.together", "resnet50")
+    pixels = read_pixels(run.data_folder, "test")[3]
+    photo, folders = tmp_path / "photo.png", [tmp_path / "moved" / arm for arm in arms]
+    Image.fromarray(pixels).save(photo)
+    for arm, folder in zip(arms, folders):
+        files = sharing.export(run, arm, tmp_path / arm)
+        result = json.loads((run.arm(arm) / "result.json").read_text())
+        card = (tmp_path / arm / "README.md").read_text()
+        # the base of a head is a folder of this run, so it is taken along
+        assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(files)
+        assert (sharing.CODE in files) == ("head" in arm)
+        assert str(study) not in card + (tmp_path / arm / "config.json").read_text()
+        assert f"{result['correct']} of n = {result['n']}" in card and "examples/0.png" in card
+        assert all(f"## {part}" in card for part in ("Use", "Limits", "Cite", "Made by"))
+        folder.parent.mkdir(exist_ok=True)
+        shutil.move(tmp_path / arm, folder)
+    told = subprocess.run([sys.executable, "-I", "-S", "-c", ALONE, photo, *folders], text=True,
+                          capture_output=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert told.returncode == 0, told.stderr[-2000:]
-    assert "VLMForImageClassification" in told.stdout and "score" in told.stdout
-    with pytest.raises(SettingsError, match="not empty"): sharing.export(run, HEAD, tmp_path / "moved")
+    for arm, line in zip(arms, told.stdout.splitlines(), strict=True):
+        model, processor = sharing.opened_classifier(sharing.arm_model(run, arm)["source"])
+        seen = processor(images=[Image.fromarray(pixels)], return_tensors="pt")["pixel_values"]
+        p = model(pixel_values=seen).logits.softmax(1)[0].detach().numpy()
+        assert ({one["label"]: pytest.approx(one["score"], abs=1e-5) for one in json.loads(line)}
+                == {model.config.id2label[k]: p[k] for k in np.argsort(-p)[:5]})
+    with pytest.raises(SettingsError, match="not empty"): sharing.export(run, HEAD, folders[0])
 
 
 def test_an_exported_model_with_words_is_plain_transformers(run, tmp_path):
