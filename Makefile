@@ -1,4 +1,4 @@
-# make study | test | lint | faults | lab | paper | notebooks | bench | rehearsal   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
+# make study | test | lint | faults | demo | lab | paper | notebooks | bench | rehearsal   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 asked = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(DATA),--data "$(DATA)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: study test lint faults lab paper notebooks bench peer rehearsal setup
+.PHONY: study test lint faults demo lab paper notebooks bench peer rehearsal setup
 
 study: setup
 	@$(BIN)/flowers102-study run $(asked)
@@ -30,6 +30,10 @@ lint: setup
 # what goes wrong on purpose, and what holds: a line a row, in three quarters of an hour
 faults: setup
 	@$(BIN)/python -m pytest tests/faults --table --dist load
+
+# a finished run in the browser: NAME=
+demo: setup
+	@$(BIN)/flowers102-study demo $(if $(NAME),--name "$(NAME)")
 
 lab: setup
 	@JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MERGED', 'SEEN_BY', 'prompts_command', 'reader_of', 'compare_command', 'record_at', 'difference_text',
-           'versus_command', 'predict_command', 'diagnose_command', 'peer_record', 'evaluate_command', 'export_command',
-           'pushable', 'push_command', 'publish_command', 'notebooks_command', 'verify_command', 'readme_command',
-           'main']
+           'versus_command', 'predict_command', 'diagnose_command', 'peer_record', 'evaluate_command', 'demo_command',
+           'export_command', 'pushable', 'kind_of', 'written_for_hub', 'push_command', 'publish_command',
+           'notebooks_command', 'verify_command', 'readme_command', 'main']
 
 # %% ../nbs/commands.ipynb #9e5ab260
 import json
@@ -208,6 +208,20 @@ def evaluate_command(
           + f"\nnow an arm of {shown(run.folder)}, beside the run's own; remove {shown(job.out)} to "
           f"forget it\nin lmms-eval's form: {shown(peer)}")
 
+# %% ../nbs/commands.ipynb #42b814d9
+@app.command("demo")
+def demo_command(
+    name: str = typer.Option("pocket", help="of the run"),
+    host: str = typer.Option("127.0.0.1", help="who may come; 0.0.0.0: everybody on the network"),
+    port: int = typer.Option(0, help="0: the first free one from 7860"),
+):
+    "Try a run in the browser: drop a picture, every arm answers; go through the errors."
+    run = opened_run(name)
+    print("starting …", file=sys.stderr)
+    from flowers102_study.demo import serve
+    tell = lambda address: print(f"{address} – Ctrl-C ends it", flush=True)
+    serve(run, host, port or None, tell)
+
 # %% ../nbs/commands.ipynb #5cd114a0
 MERGED = "add an adapter to its base's weights; store a head with its base"
 
@@ -234,6 +248,22 @@ def pushable(run: Run) -> list: # names
     return [*(p.parent.name for p in run.folder.glob("arms/*/result.json")),
             *(p.stem for p in run.folder.glob("models/*.partial"))]
 
+
+def kind_of(run: Run, what: str, space: bool) -> str: # model, dataset or space; raises SettingsError
+    "Tell what kind of repository something becomes."
+    one_of(what, ["data", *sorted(pushable(run))], "arm, or data") # it names a folder that is emptied
+    require(not space or what != "data", "--space takes an arm that classifies, not the data")
+    return "space" if space else "dataset" if what == "data" else "model"
+
+
+def written_for_hub(run: Run, what: str, folder: Path, kind: str, merged: bool, repo: str) -> list:
+    "Write what is to be uploaded; return the files' names."
+    from flowers102_study.sharing import export, export_data
+    from flowers102_study.space import write_space
+    if kind == "dataset": return export_data(run, folder)
+    if kind == "space": return write_space(run, what, folder)
+    return export(run, what, folder, merged, repo=repo)
+
 # %% ../nbs/commands.ipynb #cfae77fe
 @app.command("push")
 def push_command(
@@ -244,21 +274,21 @@ def push_command(
     merged: bool = typer.Option(False, "--merged", help=MERGED),
     public: bool = typer.Option(False, "--public", help="make a new repository public, not private"),
     yes: bool = typer.Option(False, "--yes", help="do not ask before uploading"),
+    space: bool = typer.Option(False, "--space", help="with a page to try it: a Space, for gradio"),
 ):
     "Upload an arm's model, or the data with all questions, to the Hub; private unless asked otherwise."
-    from flowers102_study.sharing import export, export_data, upload
+    from flowers102_study.sharing import upload
     run = opened_run(name)
-    require(dry_run or bool(to),
-            "say where to: --to OWNER/NAME (or --dry-run, to see what would be uploaded)")
-    one_of(what, ["data", *sorted(pushable(run))], "arm, or data") # it names a folder that is emptied
-    folder = run.folder / "push" / what
+    require(dry_run or bool(to), "say where to: --to OWNER/NAME, or --dry-run to see what is uploaded")
+    kind = kind_of(run, what, space)
+    folder = run.folder / "push" / (f"{what}.space" if space else what)
     shutil.rmtree(folder, ignore_errors=True)
-    files = export_data(run, folder) if what == "data" else export(run, what, folder, merged, repo=to)
-    print(*files, sep="\n")
-    print(f"in {shown(folder)}: {size(sum((folder / f).stat().st_size for f in files))}")
+    files = written_for_hub(run, what, folder, kind, merged, to)
+    weight = size(sum((folder / f).stat().st_size for f in files))
+    print(*files, f"in {shown(folder)}: {weight}", sep="\n")
     if dry_run: print("nothing was uploaded"); return
     if not yes: typer.confirm(f"Upload this to {to}{SEEN_BY[public]}?", abort=True)
-    print("uploaded:", upload(folder, to, "dataset" if what == "data" else "model", public))
+    print("uploaded:", upload(folder, to, kind, public))
 
 # %% ../nbs/commands.ipynb #f500ee93
 @app.command("publish")

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FIRST', 'OUTCOME', 'PAGES', 'style', 'framed', 'made_from', 'as_table', 'as_picture', 'as_cards', 'as_times',
            'rendered_output', 'rendered_notebook', 'write_notebooks', 'title_of', 'tables', 'captions', 'picture_of',
-           'head_of', 'verdicts_of', 'arms_of', 'figures_of', 'body_of', 'network_remark', 'group_remark', 'remarks',
-           'next_steps', 'times_of', 'write_page', 'pages_of', 'seal_pages', 'remove_changed']
+           'head_of', 'verdicts_of', 'arms_of', 'captioned', 'strips_of', 'errors_of', 'figures_of', 'body_of',
+           'network_remark', 'group_remark', 'remarks', 'next_steps', 'times_of', 'write_page', 'pages_of',
+           'seal_pages', 'remove_changed']
 
 # %% ../nbs/page.ipynb #d75ba285
 import base64
@@ -26,6 +27,9 @@ from .core.notebooks import finished
 from .core.plan import shown_source
 from .core.records import as_json, digest, known_sum, read_results, write
 from .core.settings import Run, label_of, package_folder, stages
+from .browsing import all_told, confident_mistakes, hardest
+from .core.dataset import read_pixels, read_report
+from .fragments import picture_tag
 from .hypotheses import asks_openly
 from .publishing import against_network, circumstances, write_paper
 
@@ -244,6 +248,42 @@ def arms_of(run: Run) -> list: # of HTML
             '<p class="soft">A name after a dot is a setting that differs: a layer, a pooling, '
             '.shots4 (four training pictures of a class), .s1 (another seed).</p>']
 
+# %% ../nbs/page.ipynb #74d78e84
+def captioned(picture, words: str, below: str) -> str: # words: for who cannot see it
+    "Write a small picture with a line below it."
+    return (f"<figure>{picture_tag(picture, words, 80)}<figcaption>{html.escape(words)}<br>"
+            f"<small>{html.escape(below)}</small></figcaption></figure>")
+
+
+def strips_of(run: Run, arms: list) -> list: # of HTML; arms: names, the best first
+    "Write test pictures of the hardest classes, and the best arm's worst confident mistakes."
+    table, pictures = all_told(run, arms), read_pixels(run.data_folder, "test")
+    names, label = read_report(run.data_folder)["classes"], table[("", "label")]
+    first = {int(k): int(row) for row, k in reversed(list(enumerate(label)))} # a class's first picture
+    hard = [captioned(pictures[first[k]], names[k], f"{100 * known:.0f}\u00a0% right")
+            for k, known in hardest(table, arms)]
+    best = table[arms[0]]
+    said = lambda row: f"{names[best.prediction[row]]}, {100 * best.confidence[row]:.0f}\u00a0%"
+    worst = [captioned(pictures[row], names[label[row]], said(row))
+             for row in confident_mistakes(table, arms[0])]
+    strip = lambda figures: f'<div class="strip">{"".join(figures)}</div>'
+    return [f"<p>The classes that {len(arms)} arms together know least:</p>", strip(hard),
+            *([f"<p>What {html.escape(arms[0])} was surest of, and wrong: the truth, then its answer "
+               "with its calibrated confidence.</p>", strip(worst)] if worst else [])]
+
+# %% ../nbs/page.ipynb #4f0ef40b
+def errors_of(run: Run) -> list: # of HTML; nothing where there is nothing to look at
+    "Lead to the errors, and to trying it."
+    ranked = sorted(read_results(run.folder), key=lambda r: (-r["accuracy"], r["arm"]))
+    arms = [r["arm"] for r in ranked if "." not in r["arm"]
+            and r["settings"].get("task", "open-qa") == "open-qa"]
+    if not arms or not (run.data_folder / "pixels" / "test.npy").exists(): return []
+    way = f"<code>flowers102-study demo --name {html.escape(run.name)}</code>"
+    return ["<h2>Look at the errors, and try it</h2>",
+            f"<p>{way} opens a page on this machine: drop a picture, and every arm answers; go through "
+            "all test pictures by class, by arm, by who is right and who is wrong.</p>",
+            *strips_of(run, arms)]
+
 # %% ../nbs/page.ipynb #2734cff9
 def figures_of(run: Run, records: dict) -> list: # of HTML; records: {stem: of the notebook}
     "Write the figures: first those that answer the question, the others behind a fold a notebook."
@@ -266,7 +306,7 @@ def body_of(run: Run, stems: list, stale: list, paper: Path | None) -> str:
     times = ["<h2>Where the time went</h2>", text + as_times(took) if records else ""]
     steps = f"<pre>{html.escape(chr(10).join(next_steps(run)))}</pre>"
     return "\n".join([*head_of(run, stems, stale, paper), *verdicts_of(run, stale), *arms_of(run),
-                      *figures_of(run, records), *times, "<h2>Go on</h2>", steps])
+                      *errors_of(run), *figures_of(run, records), *times, "<h2>Go on</h2>", steps])
 
 # %% ../nbs/page.ipynb #72ac8459
 OUTCOME = {"supported": "is better than", "not supported": "is worse than",
@@ -310,6 +350,7 @@ def next_steps(run: Run) -> list: # of commands, each with what it does
     "List what can be done with a run."
     steps = [("source .venv/bin/activate", "once in a terminal"),
              (run.command(), "the same again; what is finished is skipped"),
+             (f"flowers102-study demo --name {run.name}", "try it, and look at all errors"),
              (f"flowers102-study predict photo.jpg --name {run.name}", "classify a picture"),
              (f"flowers102-study results --name {run.name}", "this table, on the terminal")]
     if (run.folder / "trackio").exists():

@@ -41,12 +41,15 @@ def loaded(what, source, **options):
 # %% ../nbs/standalone.ipynb #70eb1f91
 def pieces() -> tuple: # (functions and classes before the families, and after them)
     "List what a head's code consists of."
-    from flowers102_study.vlm import features, heads, models, towers
-    first = (models.patches, models.single, features.pooled, features.inner_outputs,
-             features.tower_output, towers.batched_attention, towers.linear_patches, towers.streamline)
-    then = (heads.VLMHeadConfig, heads.without_paths, heads.base_from, heads.referenced, heads.OnABase,
-            heads.asked_about, heads.VLMForImageClassification)
-    return first, then
+    from flowers102_study.vlm.features import inner_outputs, pooled, tower_output
+    from flowers102_study.vlm.heads import (OnABase, VLMForImageClassification, VLMHeadConfig,
+                                            asked_about, base_from, referenced, without_paths)
+    from flowers102_study.vlm.models import patches, single
+    from flowers102_study.vlm.towers import batched_attention, linear_patches, streamline
+    first = (patches, single, pooled, inner_outputs, tower_output, batched_attention, linear_patches,
+             streamline)
+    return first, (VLMHeadConfig, without_paths, base_from, referenced, OnABase, asked_about,
+                   VLMForImageClassification)
 
 
 def families() -> str: # Python

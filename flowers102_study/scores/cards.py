@@ -88,7 +88,7 @@ def score_rows(scores: dict) -> list: # of {"score", "value", "n"}
     return [{"score": key, "value": plain(s) if key in no_share else percent(s), "n": s["n"]}
             for key, s in scores.items()]
 
-
+# %% ../../nbs/scores/cards.ipynb #2f9bcf1a
 def model_card(
     result: dict, # the arm's record
     command: str, # that makes it again
