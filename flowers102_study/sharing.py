@@ -67,7 +67,7 @@ def opened_classifier(source: str): # (model, image processor)
     "Load a head or a CNN."
     from transformers import AutoImageProcessor, AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
-    from flowers102_study.vlm import heads # noqa: F401 (makes them known)
+    from flowers102_study.vlm.heads import VLMForImageClassification # noqa: F401 (makes it known)
     disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(source).eval()
     return (model.to(compute_device()),

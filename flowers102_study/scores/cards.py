@@ -10,7 +10,6 @@ __all__ = ['DRAWN', 'KNOWS', 'LICENCES', 'ORIGINAL', 'PICTURES', 'SPLITS', 'data
 import re
 from pathlib import Path
 
-from .figures import table
 from .metrics import percent
 
 # %% ../../nbs/scores/cards.ipynb #2633b5d0
@@ -97,6 +96,7 @@ def model_card(
     examples: dict | None = None, # {file: name of its class}
 ) -> str: # Markdown
     "Write a model's card."
+    from flowers102_study.scores.figures import table # seaborn takes a second
     origin, known = result["origin"], base or "a model of the study, or of its user"
     parts = [f"---\n{metadata(result, base, examples or {})}\n---", f"# {result['arm']}",
              DRAWN if origin["source"] == "drawn" else "",
@@ -130,6 +130,7 @@ def dataset_card(
     command: str, # that makes it again
 ) -> str: # Markdown
     "Write a dataset's card, with one subset of pictures and one per task."
+    from flowers102_study.scores.figures import table
     side, whole = report["settings"]["image_size"], sum(rows.values())
     apart = ", and validation was cut from train." if report["split"] == "study" else "."
     parts = [f"---\n{subsets(tasks)}---", f"# {data_name(report['origin'])}, as the study uses them",

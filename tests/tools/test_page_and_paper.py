@@ -54,7 +54,9 @@ def test_a_run_has_a_page_that_needs_nothing_else(smoke):
                 f"{result['correct']:,} of {result['n']:,}" in text)
     assert ("Drawn flowers" in text and text.count("<i style=") == 9
             and len(list((run / "notebooks").glob("*.html"))) == 9)
-    assert text.count("<figure>") == len(list((run / "figures").glob("*.svg"))) # each once
+    # each figure once, and two strips of test pictures
+    assert text.count("<figure><img alt=") == len(list((run / "figures").glob("*.svg")))
+    assert text.count('<div class="strip">') == 2 and "flowers102-study demo --name smoke" in text
 
 
 def test_a_page_is_written_again_when_it_would_be_another(smoke, tmp_path):
@@ -149,7 +151,7 @@ def test_the_terminal_for_people_programs_and_nobody(smoke, tmp_path):
     again = lambda *words: call(study, "flowers102-study", "run", "data", "--profile", "smoke", *words)
     shutil.rmtree(study / "runs/smoke/data")
     people = again().stdout
-    assert (re.search(r"\[1/1\] 00_data \.\.\. 0:00 so far, about 0:\d\d to go\n", people)
+    assert (re.search(r"\[1/1\] 00_data \.\.\. 0:\d\d so far, about 0:\d\d to go\n", people)
             and re.search(r"data +█+ +132/132", people))
     assert "finished in" in people and "runs/smoke/index.html" in people
     events = [json.loads(line) for line in again("--json").stdout.splitlines()]
