@@ -8,9 +8,10 @@ import string
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
-from flowers102_study import page
+from flowers102_study import fragments, page
 from flowers102_study.core.masking import masked
 from flowers102_study.core.settings import (LONGEST, SettingsError, folder_name, open_run, run_name)
 from flowers102_study.pictures.sources import plain
@@ -51,6 +52,20 @@ def obeyed(text: str) -> set:
 
 def test_the_check_would_notice():
     for text in MARKUP[:2] + (MARKUP[6],): assert obeyed(text), text
+
+
+@quickly
+@given(TEXTS, TEXTS)
+def test_the_demo_shows_names(name, other):
+    said = {"arm": other, "words": name, "seconds": 0., "top": [{"name": name, "probability": .5}]}
+    told = {"prediction": -1, "confidence": .5, "answer": other}
+    row, picture = {"label": 0, "image_id": other, "arm": told}, np.zeros((2, 2, 3), np.uint8)
+    for text in (fragments.answer_card(said, {"accuracy": .5, "interval": [0, 1], "n": 9}),
+                 fragments.strip([picture], [name]), fragments.refusal(name), fragments.named(name),
+                 fragments.cards([], name), fragments.familiar_words(False, {"value": .5, "n": 9,
+                                                                            "interval": [0, 1]}, name),
+                 fragments.test_picture(picture, row, ["arm"], [name])):
+        assert obeyed(text) == set()
 
 
 @quickly
