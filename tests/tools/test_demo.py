@@ -169,7 +169,8 @@ def address(study, browser):
     process, address = started(study)
     yield address
     process.terminate()
-    process.communicate()
+    assert "Traceback" not in process.communicate()[1]
+    assert not list(study.glob("runs/smoke/.demo-*"))
 
 
 ALLOWED = ["camera", "clipboard-read", "clipboard-write"]
