@@ -34,7 +34,7 @@ def all_told(run: Run, arms: list): # a DataFrame, a row a test picture
     import pandas as pd
     require(bool(arms), "there is no arm whose answers could be shown")
     index = read_index(run.data_folder, "test")
-    parts = {arm: told_by(run, arm).reindex(index.image_id).reset_index(drop=True) for arm in arms}
+    parts = {arm: told_by(run, arm).loc[index.image_id].reset_index(drop=True) for arm in arms}
     table = pd.concat(parts, axis=1)
     table.insert(0, ("", "label"), index.label)
     table.insert(0, ("", "image_id"), index.image_id)
@@ -55,9 +55,8 @@ def chosen(
     if label is not None: keep &= truth == label
     if right: keep &= hit(right)
     if wrong: keep &= ~hit(wrong)
-    arm = wrong or right
+    arm = wrong or right or next(name for name, _ in table if name) # or else of the first arm
     rows = np.flatnonzero(keep)
-    if not arm: return rows.tolist()
     # who is not sure of anything comes last
     sure = table[(arm, "confidence")].fillna(-1 if surest else 2).to_numpy()[rows]
     return rows[np.argsort(-sure if surest else sure, kind="stable")].tolist()

@@ -213,14 +213,13 @@ def evaluate_command(
 def demo_command(
     name: str = typer.Option("pocket", help="of the run"),
     host: str = typer.Option("127.0.0.1", help="who may come; 0.0.0.0: everybody on the network"),
-    port: int = typer.Option(0, help="0: the first free one from 7860"),
+    port: int = typer.Option(0, min=0, max=65535, help="0: the first free one from 7860"),
 ):
     "Try a run in the browser: drop a picture, every arm answers; go through the errors."
     run = opened_run(name)
     print("starting …", file=sys.stderr)
     from flowers102_study.demo import serve
-    tell = lambda address: print(f"{address} – Ctrl-C ends it", flush=True)
-    serve(run, host, port or None, tell)
+    serve(run, host, port or None, ready=lambda line: print(line, flush=True))
 
 # %% ../nbs/commands.ipynb #5cd114a0
 MERGED = "add an adapter to its base's weights; store a head with its base"
@@ -261,7 +260,7 @@ def written_for_hub(run: Run, what: str, folder: Path, kind: str, merged: bool, 
     from flowers102_study.sharing import export, export_data
     from flowers102_study.space import write_space
     if kind == "dataset": return export_data(run, folder)
-    if kind == "space": return write_space(run, what, folder)
+    if kind == "space": return write_space(run, what, folder) # always with its base
     return export(run, what, folder, merged, repo=repo)
 
 # %% ../nbs/commands.ipynb #cfae77fe

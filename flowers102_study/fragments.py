@@ -48,20 +48,21 @@ def bars(top: list) -> str: # of {"name", "probability"}
 
 def answer_card(
     said: dict, # as `Arms.ask` returns it
-    record: dict, # the arm's
+    record: dict | None, # the arm's; None: a question of one's own, on which nothing is known
 ) -> str:
     "Write what an arm says of a picture."
     words = said.get("words")
     spoken = "" if words is None else f'<p class="words">says: “{escape(words) or "(nothing)"}”</p>'
-    return (f'<section class="arm"><h2>{escape(said["arm"])}</h2>'
-            f'<p class="soft">right on test: {percent(record)} of n = {record["n"]:,}</p>'
-            f'{spoken}{bars(said.get("top", []))}'
+    known = "" if record is None else (
+        f'<p class="soft">right on test: {percent(record)} of n = {record["n"]:,}</p>')
+    top = bars(said["top"]) if "top" in said else ""
+    return (f'<section class="arm"><h2>{escape(said["arm"])}</h2>{known}{spoken}{top}'
             f'<p class="soft">{said["seconds"]:.2f} s</p></section>')
 
 
-def cards(written: list, coming: str = "") -> str: # written: of HTML; coming: an arm, or ""
-    "Write the answers so far, and who is being asked."
-    wait = f'<p class="soft">asking {escape(coming)} …</p>' if coming else ""
+def cards(written: list, coming: str = "") -> str: # written: of HTML; coming: what is waited for
+    "Write the answers so far, and what is waited for."
+    wait = f'<p class="soft">{escape(coming)}</p>' if coming else ""
     return f'<div class="arms">{"".join(written)}</div>{wait}'
 
 # %% ../nbs/fragments.ipynb #948f5eda
@@ -73,12 +74,14 @@ def strip(pictures: list, names: list, side: int = 96) -> str: # names: of their
 
 
 def familiar_words(foreign: bool, test: dict, arm: str) -> str: # test: share of test called foreign
-    "Write whether a picture is like anything in training."
-    rate = f"{percent(test)} of the {test['n']:,} test pictures get this sentence, too"
+    "Write whether a picture is like anything in training, and how far to trust that."
+    head = escape(arm)
     if foreign:
-        return ('<p class="foreign">This picture is unlike anything in training: whatever name it got '
-                f"above, do not trust it. ({rate}.)</p>")
-    return f'<p class="soft">To {escape(arm)} it looks like its training pictures.</p>'
+        return (f'<p class="foreign">To {head} this picture is unlike anything in training: do not '
+                f"trust the names above. (It says so of {percent(test)} of the {test['n']:,} test "
+                "pictures, too.)</p>")
+    return (f'<p class="soft">To {head} it looks like its training pictures. That is no proof: what is '
+            "no class at all may look so, too.</p>")
 
 
 def refusal(error: object) -> str: # an error, or a text

@@ -27,6 +27,7 @@ from .core.notebooks import finished
 from .core.plan import shown_source
 from .core.records import as_json, digest, known_sum, read_results, write
 from .core.settings import Run, label_of, package_folder, stages
+from .answering import of_these_pictures
 from .browsing import all_told, confident_mistakes, hardest
 from .core.dataset import read_pixels, read_report
 from .fragments import picture_tag
@@ -275,9 +276,11 @@ def strips_of(run: Run, arms: list) -> list: # of HTML; arms: names, the best fi
 def errors_of(run: Run) -> list: # of HTML; nothing where there is nothing to look at
     "Lead to the errors, and to trying it."
     ranked = sorted(read_results(run.folder), key=lambda r: (-r["accuracy"], r["arm"]))
-    arms = [r["arm"] for r in ranked if "." not in r["arm"]
-            and r["settings"].get("task", "open-qa") == "open-qa"]
-    if not arms or not (run.data_folder / "pixels" / "test.npy").exists(): return []
+    if not (run.data_folder / "pixels" / "test.npy").exists(): return []
+    arms = [r["arm"] for r in ranked if "." not in r["arm"] # of these pictures, not of former ones
+            and r["settings"].get("task", "open-qa") == "open-qa"
+            and of_these_pictures(run, r)]
+    if not arms: return []
     way = f"<code>flowers102-study demo --name {html.escape(run.name)}</code>"
     return ["<h2>Look at the errors, and try it</h2>",
             f"<p>{way} opens a page on this machine: drop a picture, and every arm answers; go through "

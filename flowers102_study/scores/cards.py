@@ -29,8 +29,9 @@ DRAWN = """**Drawn flowers, pocket-sized models.** These numbers are honest meas
 on drawings; they say nothing about photographs."""
 
 KNOWS = """It knows the classes that it was trained on, and every picture looks like one of them to it.
-Its pictures are of one source; on others it may do worse. One seed; another may differ by more than
-the interval. Nobody should eat a plant by its word."""
+Its pictures are of one source; on others it may do worse. What it is sure of, it is too sure of or
+not enough: its probabilities are not calibrated here. One seed; another may differ by more than the
+interval. Nobody should eat a plant by its word."""
 
 # %% ../../nbs/scores/cards.ipynb #264a9f55
 # of what published models are given away under, by their cards

@@ -82,7 +82,7 @@ class Cluster:
     def __init__(self):
         # munge wants a folder that everybody may pass, and pytest's is closed to others
         self.folder = folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-        self.at_work = {}
+        self.at_work, self.hidden = {}, set()
         for name in ("state", "spool/n0", "spool/n1"): (folder / name).mkdir(parents=True)
         os.chmod(folder, 0o755)
         first = free_ports(60)
@@ -155,6 +155,7 @@ class Cluster:
     def hide(self, node: str, folder: Path):
         "Start a node anew that does not see a folder."
         self.lose(node)
+        self.hidden.add(node)
         self.start_node(node, f"mount -t tmpfs none {shlex.quote(str(folder))}")
         self.wait_for(lambda: self.idle() == 2)
 
@@ -178,6 +179,8 @@ class Cluster:
         "Leave nothing of a test to the next one, however it ended."
         if self.configuration.read_text() != self.text: self.configure(self.text)
         self.ask("scancel", "--user=root", check=False)
+        for node in self.hidden: self.lose(node)
+        self.hidden.clear()
         for node in ("n0", "n1"):
             if node not in self.at_work: self.start_node(node)
             self.ask("scontrol", "update", f"nodename={node}", "state=resume", check=False)
