@@ -220,17 +220,18 @@ def try_tab(gr, visit: Visit): # gr: gradio, which takes seconds to import
     "Lay out the tab for a picture of one's own, and connect its controls."
     arms, seen = list(visit.arms.records), gr.State(None, time_to_live=3600)
     few = arms if visit.run.models[visit.run.sft["base"]] == "pocket" else arms[:3]
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_id="try"):
+        with gr.Column(scale=2, min_width=300, elem_id="given"):
             picture = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], buttons=[],
-                               label="A picture", height=300, alt_text="the picture that is asked about")
+                               label="A picture", height=300, alt_text="what is asked about",
+                               elem_id="picture")
             picture.preprocess = lambda payload: payload.path if payload else None
             note = gr.HTML(NOTHING, elem_id="note")
             truth = examples(gr, visit, picture, seen)
             with gr.Accordion("Which arms are asked?", open=False):
                 asked = gr.CheckboxGroup(arms, value=few, label="The most accurate first")
                 again = gr.Button("Ask these arms")
-        with gr.Column(scale=5, min_width=300):
+        with gr.Column(scale=5, min_width=300, elem_id="answers"):
             said, why = gr.HTML(elem_id="said"), gr.HTML(elem_id="why")
             of_before = [truth, *further(gr, visit, seen, arms)]
     connect(gr, visit, picture, asked, again, [seen, note, said, why], of_before)
