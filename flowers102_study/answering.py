@@ -31,7 +31,7 @@ from .vlm.models import commit_of
 CONTRASTIVE = {"": "template", "-probe": "probe", "-knn": "neighbours"} # what follows a model's name
 
 
-def contrastive_of(run: Run, arm: str) -> tuple: # (model's arm, way); ("", "") where it is none
+def contrastive_of(arm: str) -> tuple: # (model's arm, way); ("", "") where it is none
     "Split the name of a contrastive arm."
     for tail, way in CONTRASTIVE.items():
         model = arm.removesuffix(tail) if tail else arm
@@ -44,7 +44,7 @@ def can_answer(run: Run, result: dict) -> bool: # result: an arm's record
     arm = result["arm"]
     if "." in arm or result["settings"].get("task", "open-qa") != "open-qa": return False
     if not of_these_pictures(run, result): return False
-    model, _ = contrastive_of(run, arm)
+    model, _ = contrastive_of(arm)
     if model: return (run.folder / "features" / model / "base.json").exists()
     try: return is_here(arm_model(run, arm)["source"])
     except SettingsError: return False
@@ -110,7 +110,7 @@ def open_contrastive(run: Run, arm: str, names: list) -> Answerer:
     from flowers102_study.contrastive import dual_job
     from flowers102_study.core.devices import compute_device
     from flowers102_study.vlm.contrastive import embedded, load_dual
-    model, way = contrastive_of(run, arm)
+    model, way = contrastive_of(arm)
     made = dual_job(run, model)
     source = str(made.out) if made else run.contrastive[model]
     dual = load_dual(source, str(compute_device()), run.models["dtype"])
@@ -146,7 +146,7 @@ def solved_again(x: dict, y: dict, record: dict, classes: int) -> Callable:
 def opened_arm(run: Run, arm: str) -> Answerer:
     "Open an arm of any kind."
     names = read_report(run.data_folder)["classes"]
-    if contrastive_of(run, arm)[0]: return open_contrastive(run, arm, names)
+    if contrastive_of(arm)[0]: return open_contrastive(run, arm, names)
     found = arm_model(run, arm)
     return (open_words(run, found["source"], names) if found["kind"] == "words"
             else open_classes(found["source"]))

@@ -46,7 +46,8 @@ def licence_of(base: str) -> str: # as the Hub names it; "other" where it is not
 
 # %% ../../nbs/scores/cards.ipynb #474b5e1a
 ORIGINAL = ("Qian, Ng and Li, A Study on Multimodal Fine-Grained Visual Recognition and "
-            "Classification on Oxford Flowers102, 2025, https://github.com/oscarqjh/SC4001-Group-Project")
+            "Classification on Oxford Flowers102, 2025, "
+            "https://github.com/oscarqjh/SC4001-Group-Project")
 PICTURES = ("Nilsback and Zisserman, Automated Flower Classification over a Large Number of "
             "Classes, 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/")
 
