@@ -122,12 +122,9 @@ def question_job(
 
 # %% ../nbs/03_baselines.ipynb #b794570d
 def ask_open(vlm, images, rows: list, names: list, tokens: int) -> dict:
-    "Answer and rank one batch of open questions."
-    from flowers102_study.vlm.models import answer
-    from flowers102_study.vlm.ranking import rank
-    questions = [r["question"] for r in rows]
-    return {"answer": np.array(answer(vlm, images, questions, tokens)),
-            "likelihood": rank(vlm, images, questions, names)}
+    "Answer and rank one batch of open questions, in one look."
+    from flowers102_study.vlm.asking import examine
+    return examine(vlm, images, [r["question"] for r in rows], names, tokens)
 
 
 def ask_closed(vlm, images, rows: list, names: list, tokens: int) -> dict:

@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['app', 'PROFILES', 'PICTURES', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'noted',
            'minutes_before', 'asked_run', 'needs_left', 'gpu_need', 'disk_need', 'print_dry', 'plan_for', 'check_run',
-           'run_command', 'try_stage', 'run_alone', 'run_stages', 'refuse_other_pictures', 'own_words', 'said_of',
-           'print_pictures', 'print_commands', 'print_scripts', 'print_plan', 'existing_run', 'result_line', 'group_of',
-           'results_command', 'opened_run']
+           'run_command', 'try_stage', 'run_alone', 'execute_all', 'run_stages', 'refuse_other_pictures', 'own_words',
+           'said_of', 'print_pictures', 'print_commands', 'print_scripts', 'print_plan', 'existing_run', 'result_line',
+           'group_of', 'results_command', 'opened_run']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
 import shlex
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import typer
 import yaml
 
+from .core.ahead import ahead
 from .core.devices import assume
 from .core.jobs import alone
 from .core.cluster import cancel_all, file_of, resources, script
@@ -27,6 +29,8 @@ from .core.launch import (command, devices, lanes, launcher, on_cluster, process
 from .core.masking import masked
 from .core.progress import clock
 from .scores.metrics import percent
+
+# %% ../nbs/cli.ipynb #3c472eb6
 from .core.notebooks import execute, finished, stage_module
 from .core.plan import (Needs, job_line, lack_of_room, refuse_too_large, say_fit,
                                         shown_source, size, stage_line)
@@ -74,12 +78,14 @@ def overrides_from(
     return found
 
 # %% ../nbs/cli.ipynb #d107d4ff
-def run_stage(run: Run, path: Path, teller: Teller, forked: bool):
-    "Execute one notebook, with its jobs' progress on the terminal."
-    stop = threading.Event()
+def run_stage(run: Run, path: Path, teller: Teller, wait):
+    "Wait for a notebook's jobs and execute it, with the jobs' progress on the terminal."
+    stop, begun = threading.Event(), time.time()
     thread = threading.Thread(target=follow_logs, args=(run.logs, stop, teller.job))
     thread.start()
-    try: execute(run, path, forked)
+    try:
+        wait()
+        execute(run, path, forked=teller.of > 1, since=begun)
     finally:
         stop.set()
         thread.join()
@@ -203,11 +209,11 @@ def run_command(
     run_alone(run, chosen, teller, minutes)
 
 # %% ../nbs/cli.ipynb #15061ab3
-def try_stage(run: Run, number: int, path: Path, teller: Teller) -> float: # seconds
-    "Execute one notebook; end with its own words where it fails or is interrupted."
+def try_stage(run: Run, number: int, path: Path, teller: Teller, wait) -> float: # seconds
+    "Execute one notebook when its jobs are done; end with its words where it fails or is interrupted."
     begun = time.time()
     took = lambda: time.time() - begun
-    try: run_stage(run, path, teller, forked=teller.of > 1)
+    try: run_stage(run, path, teller, wait)
     except KeyboardInterrupt:
         if on_cluster(run): cancel_all(run)
         teller.end(number, path.stem, "interrupted", took())
@@ -227,20 +233,26 @@ def run_alone(run: Run, chosen: dict, teller: Teller, minutes: int):
         with alone(run.folder, "notebooks"): run_stages(run, chosen, teller, minutes)
     except OSError as error: raise SystemExit(f"{run.name}: {said_of(run, error)}")
 
+# %% ../nbs/cli.ipynb #d9ef3846
+def execute_all(run: Run, chosen: dict, teller: Teller, wait_for) -> list: # seconds, taken and expected
+    "Execute the notebooks that are not finished, each when its jobs are done."
+    left, took = {stage: expected(run, path.stem) for stage, path in chosen.items()}, []
+    for number, (stage, path) in enumerate(chosen.items(), 1):
+        known = left[stage]
+        if finished(run, stage, path): teller.end(number, path.stem, "done before")
+        else:
+            teller.begin(number, path.stem, to_go(took, list(left.values())))
+            took.append((try_stage(run, number, path, teller, partial(wait_for, stage)), known))
+        del left[stage]
+    return took
+
 # %% ../nbs/cli.ipynb #6abfe197
 def run_stages(run: Run, chosen: dict, teller: Teller, minutes: int = 0):
     "Execute the notebooks that are not finished, in their order, and write the run's own page."
     from flowers102_study.page import write_page
     known = {"source": run.settings["data"]["source"], "minutes": minutes or minutes_before(run.name)}
     write_json(run.folder / "run.json", run.asked | known)
-    ahead, took = {stage: expected(run, path.stem) for stage, path in chosen.items()}, []
-    for number, (stage, path) in enumerate(chosen.items(), 1):
-        known = ahead[stage]
-        if finished(run, stage, path): teller.end(number, path.stem, "done before")
-        else:
-            teller.begin(number, path.stem, to_go(took, list(ahead.values())))
-            took.append((try_stage(run, number, path, teller), known))
-        del ahead[stage]
+    with ahead(run, chosen) as wait_for: took = execute_all(run, chosen, teller, wait_for)
     software = run.folder / "software.json" # of the last call that has computed something
     if took or not software.exists(): write_json(software, bill())
     page, seconds = write_page(run, set(chosen)), time.time() - teller.started

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'KEPT', 'adapters', 'trainable', 'count_trained', 'Guide', 'validation_accuracy', 'read_lessons', 'lessons',
-           'TrainingSet', 'step_count', 'in_four_bits', 'start', 'collator', 'loss_of', 'validator', 'optimizer_of',
-           'run_trainer', 'train', 'example_of', 'finish_model', 'sft_arm', 'check_settings', 'check_together',
-           'train_job', 'arm_job', 'jobs', 'needs', 'training_peak', 'held_pictures', 'training_needs',
-           'training_seconds']
+           'TrainingSet', 'step_count', 'in_four_bits', 'start', 'collator', 'loss_of', 'validator', 'prefetched',
+           'optimizer_of', 'rested', 'run_trainer', 'train', 'example_of', 'finish_model', 'sft_arm', 'check_settings',
+           'check_together', 'train_job', 'arm_job', 'jobs', 'needs', 'training_peak', 'held_pictures',
+           'pictures_shown', 'tower_bytes', 'training_needs', 'training_seconds']
 
 # %% ../nbs/04_sft.ipynb #4987d79b
 import copy
@@ -31,14 +31,15 @@ from .core.work import Work
 
 # %% ../nbs/04_sft.ipynb #ab0e6670
 from .vlm.effort import known, seconds_for, training_work
-from .vlm.memory import (LIBRARIES, activations_size, logits_size, peak_size, tower_size,
-                                         training_state)
+from .vlm.memory import (LIBRARIES, activations_size, logits_size, number_size,
+                                         peak_size, tower_size, training_state)
 from .vlm.published import (configuration, count_parameters, counted, frozen_bytes,
-                                            model_facts, picture_tokens, seen_side)
+                                            model_facts, picture_tokens, seen_side, tower_numbers)
 from .pictures.sources import listing_sum
-from .vlm.training import (answer_loss, arguments, checkpoints, few, history_of,
-                                           joined, keeper, line_up, newest, optimizers, share_out,
-                                           taught, trace, train_along, watcher)
+from .vlm.resting import Tower, comes_again, kept_bytes, room
+from .vlm.training import (Prefetch, answer_loss, arguments, checkpoints, few,
+                                           history_of, joined, keeper, line_up, newest, optimizers,
+                                           share_out, taught, trace, train_along, watcher)
 from .pictures.views import augmented, keyed_each, pasted
 from .data import data_job, expected
 from .prompts import prompts_job, read_prompts
@@ -228,18 +229,21 @@ def collator(
     line: np.ndarray, # rows, in the order of the whole training
     batch: int, # pictures of a step, over all processes
     guided: bool, # whether a guide wants the classes
+    tower: Tower | None = None, # one that rests
 ): # a function: places in the line -> what the network's forward takes
     "Return what makes Trainer's batches."
     one_pass = len(training.rows) // batch * batch # pictures
     def collate(places):
         some = line[places]
-        pictures, classes = training.seen(some, np.array(places) // one_pass)
         questions, answers = ([training.rows[i][key] for i in some] for key in ("question", "answer"))
-        made = taught(vlm, pictures, questions, answers)
-        return made | ({"classes": classes.to(vlm.device)} if guided else {})
+        classes, more = training.labels[some], {}
+        if tower: pictures, more = tower.blank(len(some)), {"tower": tower.kept(some)}
+        else: pictures, classes = training.seen(some, np.array(places) // one_pass)
+        if guided: more |= {"classes": classes.to(vlm.device)}
+        return taught(vlm, pictures, questions, answers) | more
     return collate
 
-
+# %% ../nbs/04_sft.ipynb #a93f7c79
 def loss_of(block: dict, guide): # block: label_smoothing, auxiliary_weight; guide: a Guide, or None
     "Return the loss that Trainer computes: the answer's, and the guide's where there is one."
     def loss(outputs, labels, num_items_in_batch=None):
@@ -257,12 +261,29 @@ def validator(work: Work, vlm, model, names: list): # a function of nothing
     return lambda: validation_accuracy(work.accelerator, student, pixels, rows, names,
                                        asking["batch_size"], asking["max_new_tokens"])
 
+# %% ../nbs/04_sft.ipynb #cb567ffd
+def prefetched(collate, score, stride: int, end: int) -> tuple: # (collate, score); as of `Prefetch`
+    "Make batches ahead, but not while validation questions are asked."
+    ahead = Prefetch(collate, stride, end)
+    def settled():
+        ahead.settle()
+        return score()
+    return ahead, settled
+
 
 def optimizer_of(model, block: dict): # None: AdamW, as Trainer makes it
     "Return Muon and AdamW joined, where the profile asks for Muon."
     if block["optimizer"] != "muon": return None
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return joined(optimizers(named, block["learning_rate"], block["weight_decay"]))
+
+# %% ../nbs/04_sft.ipynb #c2751424
+def rested(work: Work, vlm, model, training: TrainingSet, shown: int) -> Tower | None:
+    "Let a tower hand over what it has handed over before, where that is possible and pays."
+    n = len(training.rows)
+    if not comes_again(work.spec["sft"], shown, n): return None
+    if n * kept_bytes(vlm, training.pictures) > room(): return None
+    return Tower(work, vlm, model, training.pictures, n, work.spec["asking"]["batch_size"])
 
 # %% ../nbs/04_sft.ipynb #12a4ea2b
 def run_trainer(work: Work, vlm, training: TrainingSet, names: list) -> tuple: # (state, facts)
@@ -274,14 +295,17 @@ def run_trainer(work: Work, vlm, training: TrainingSet, names: list) -> tuple: #
     counts, line = count_trained(model), line_up(n, steps, batch, seed)
     guide = (Guide(vlm, len(names), block["label_smoothing"], batch) if block["auxiliary_weight"]
              else None)
-    every = -(-steps // block["num_evals"]) # steps
-    callbacks = [watcher(), keeper(work, every, validator(work, vlm, model, names))]
-    settings = arguments(parts, block, steps, held, accumulation, seed,
-                         accelerator.device.type)
-    state = train_along(model, np.arange(len(line)), collator(vlm, training, line, batch, bool(guide)),
-                        loss_of(block, guide), settings, callbacks, newest(parts, accelerator),
-                        optimizer_of(model, block))
-    if guide: guide.leave()
+    tower = rested(work, vlm, model, training, len(line))
+    collate = collator(vlm, training, line, batch, bool(guide), tower)
+    score, every = validator(work, vlm, model, names), -(-steps // block["num_evals"]) # steps
+    if accelerator.device.type != "cpu": # there the step itself wants the cores
+        collate, score = prefetched(collate, score, held * world, len(line))
+    callbacks = [watcher(), keeper(work, every, score)]
+    settings = arguments(parts, block, steps, held, accumulation, seed, accelerator.device.type)
+    state = train_along(model, np.arange(len(line)), collate, loss_of(block, guide), settings, callbacks,
+                        newest(parts, accelerator), optimizer_of(model, block))
+    for part in (guide, tower):
+        if part: part.leave()
     return state, counts | {"steps": steps, "batch": batch, "world_size": world}
 
 # %% ../nbs/04_sft.ipynb #d4df9e0e
@@ -458,6 +482,24 @@ def held_pictures(run: Run) -> tuple: # (pictures of a process at once, accumula
     batch = max(world, block["batch_size"] // world * world)
     return share_out(batch, block["micro_batch_size"], 10 ** 6, world)[1:]
 
+# %% ../nbs/04_sft.ipynb #b4ce0013
+def pictures_shown(run: Run) -> tuple: # (in all passes, different ones); 0 where it is not known yet
+    "Expect how many pictures a training shows."
+    block, (pictures, classes) = run.sft, expected(run)
+    taught = int(block["shots"] * classes if block["shots"] else .81 * pictures)
+    if not taught: return 0, 0
+    # mixed pictures come on top
+    taught += int(run.augment["fraction"] * taught) if block["mixed"] else 0
+    return step_count(block, taught, min(block["batch_size"], taught)) * block["batch_size"], taught
+
+
+def tower_bytes(run: Run, n: int) -> float: # n: pictures; 0: more than may be kept
+    "Return what a resting tower's outputs take on the disk."
+    source = run.models[run.sft["base"]]
+    side = seen_side(source, run.models["image_size"]) or run.models["image_size"]
+    size = float(n * number_size() * tower_numbers(configuration(source), side))
+    return size if size <= 1e9 * run.launch["tower_gigabytes"] else 0.
+
 # %% ../nbs/04_sft.ipynb #df02a48c
 def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, disk, host, gpu
     "Work out what fine-tuning a published model needs."
@@ -474,18 +516,18 @@ def training_needs(run: Run, parameters: int) -> dict: # bytes: download, kept, 
     if sharded: peak = max(peak, parameters * (4 if full else how["rest"]))
     host = world * (2e9 + (0 if gpu else peak)) + parameters * (8 if full else 4)
     # a checkpoint: float32 weights and two moments; three are kept at most
-    return {"download": parameters * 4, "kept": parameters * (4 if full else .1),
-            "disk": parameters * (3 * 12 + 4 if full else .1), "host": host, "gpu": peak,
+    shown, n = pictures_shown(run)
+    tower = tower_bytes(run, n) if comes_again(block, shown, n) else 0.
+    return {"download": parameters * 4, "kept": parameters * (4 if full else .1), "host": host,
+            "disk": parameters * (3 * 12 + 4 if full else .1) + tower, "gpu": peak,
             "seconds": training_seconds(run)}
 
 # %% ../nbs/04_sft.ipynb #e9a68f5c
 def training_seconds(run: Run) -> float: # planned; 0: not known
     "Work out how long fine-tuning a published model takes, its validations left out."
     source, block = run.models[run.sft["base"]], run.sft
-    if not known(source): return 0.
-    pictures, classes = expected(run)
-    if not pictures: return 0. # of a data set of the Hub it is not known yet
-    taught = block["shots"] * classes if block["shots"] else .81 * pictures
-    shown = step_count(block, int(taught), min(block["batch_size"], int(taught))) * block["batch_size"]
-    work = training_work(source, run.models["image_size"], shown, block["method"])
+    shown, n = pictures_shown(run)
+    if not known(source) or not shown: return 0.
+    looks = n if comes_again(block, shown, n) and tower_bytes(run, n) else shown
+    work = training_work(source, run.models["image_size"], shown, block["method"], looks)
     return seconds_for(work, 4 * count_parameters(source))

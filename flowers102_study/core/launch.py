@@ -161,7 +161,8 @@ def fixed(
     path = os.pathsep.join(filter(None, [str(package_folder().parent), os.environ.get("PYTHONPATH")]))
     found = ({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path,
               "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", STARTED_BY: str(os.getpid()),
-              "FLOWERS102_CHECKPOINT_MINUTES": str(run.launch["checkpoint_minutes"])}
+              "FLOWERS102_CHECKPOINT_MINUTES": str(run.launch["checkpoint_minutes"]),
+              "FLOWERS102_TOWER_GIGABYTES": str(run.launch["tower_gigabytes"])}
              | ({} if on_cluster(run) else own_devices(processes(run, single)))
              | (KEPT | {"GOMP_SPINCOUNT": "1000"} if not devices() else {}))
     # on GPUs accelerate's launcher says the same
@@ -246,29 +247,35 @@ def run_jobs(
     with ExitStack() as locks:
         for folder in sorted({run.folder} | elsewhere): locks.enter_context(alone(folder))
         board = Board([job.title for job in todo])
-        if not on_cluster(run): return work_off(run, todo, title, board)
+        if not on_cluster(run): return work_off(run, todo, {job.out: title for job in todo}, board)
         # it stands on this module
         importlib.import_module("flowers102_study.core.cluster").queue_up(run, todo, board)
 
 # %% ../../nbs/core/launch.ipynb #aa5c1b0e
-def work_off(run: Run, waiting: list, title: str, board: Board):
+def work_off(
+    run: Run,
+    waiting: list, # of Job
+    titles: dict, # {out: title of its log}
+    board: Board,
+    tell=lambda left: None, # gets the jobs that are not done, whenever some are
+):
     "Start lanes as their jobs become ready, and wait for what they do."
-    log, at_work = run.logs / f"{title}.log", []
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        try:
-            while waiting or at_work:
-                while ready := next_jobs(run, waiting, at_work):
-                    waiting = [job for job in waiting if job not in ready]
-                    if ready := [job for job in ready if left_to_do(job, board)]:
-                        number = min(set(range(len(at_work) + 1)) - {lane.number for lane in at_work})
-                        at_work.append(start_lane(run, ready, title, file, board, number))
-                # none where all that was ready turned out to be done
-                if at_work: connection.wait([lane.sentinel for lane in at_work])
-                for lane in [lane for lane in at_work if lane.exitcode is not None]:
-                    at_work.remove(lane)
-                    check_ended(lane, log)
-        finally: stop(at_work)
+    at_work = []
+    run.logs.mkdir(parents=True, exist_ok=True)
+    try:
+        while waiting or at_work:
+            while ready := next_jobs(run, waiting, at_work):
+                waiting = [job for job in waiting if job not in ready]
+                if ready := [job for job in ready if left_to_do(job, board)]:
+                    number = min(set(range(len(at_work) + 1)) - {lane.number for lane in at_work})
+                    at_work.append(start_lane(run, ready, titles[ready[0].out], board, number))
+            # none where all that was ready turned out to be done
+            if at_work: connection.wait([lane.sentinel for lane in at_work])
+            for lane in [lane for lane in at_work if lane.exitcode is not None]:
+                at_work.remove(lane)
+                check_ended(lane, run.logs / f"{lane.title}.log")
+            tell(waiting + [job for lane in at_work for job in lane.jobs])
+    finally: stop(at_work)
 
 # %% ../../nbs/core/launch.ipynb #b17546df
 def next_jobs(
@@ -288,7 +295,7 @@ def next_jobs(
     # on a CPU a job is forked, or has cores beside it; light jobs of one process share a GPU
     beside = not devices() and (share(first) < 1 or not launcher(run, first.single))
     if beside or first.single and not first.threads: return [first]
-    alike = lambda job: (job.target, job.single, job.threads)
+    alike = lambda job: (job.target, job.single, job.threads, job.stage)
     return [job for job in ready if alike(job) == alike(first)]
 
 
@@ -408,8 +415,7 @@ def forked(run: Run, job: Job) -> bool:
 def start_lane(
     run: Run,
     jobs: list, # of Job, of one kind
-    title: str,
-    log, # a text file
+    title: str, # of its log
     board: Board,
     number: int = 0, # among the lanes that are at work
 ): # a multiprocessing.Process with the jobs, what was said, and the thread that reads it
@@ -423,8 +429,9 @@ def start_lane(
     try: lane = started("forkserver" if forked(run, first) and load_ahead(run) else "spawn", how)
     except (OSError, EOFError): lane = started("spawn", how) # a library that breaks, a path too long
     send.close()
-    lane.jobs, lane.number, lane.words = jobs, number, []
-    lane.reader = threading.Thread(target=read_lane, args=(lane, receive, log, board), daemon=True)
+    lane.jobs, lane.number, lane.title, lane.words = jobs, number, title, []
+    lane.reader = threading.Thread(target=read_lane, daemon=True,
+                                   args=(lane, receive, run.logs / f"{title}.log", board))
     lane.reader.start()
     return lane
 
@@ -439,9 +446,10 @@ def stop(at_work: list, signals=(signal.SIGTERM, signal.SIGKILL)):
         for lane in at_work: lane.join(10)
 
 # %% ../../nbs/core/launch.ipynb #c65581aa
-def read_lane(lane, receive, log, board: Board):
+def read_lane(lane, receive, log: Path, board: Board):
     "Take in what a lane says, line by line, until it ends."
-    with open(os.dup(receive.fileno()), encoding="utf-8", errors="replace") as lines:
+    with (open(os.dup(receive.fileno()), encoding="utf-8", errors="replace") as lines,
+          open(log, "a") as log):
         receive.close()
         for line in map(masked, lines):
             lane.words.append(line)

@@ -158,6 +158,7 @@ def execute(
     run: Run, # parameters and folders
     path: Path, # a notebook under nbs/
     forked: bool = False, # in a kernel that finds the libraries loaded; worth it for several notebooks
+    since: float = 0., # by the clock: when its jobs began; 0: now
 ):
     "Execute a notebook with papermill into the run's folder; keep what happened, failures included."
     run.notebooks.mkdir(parents=True, exist_ok=True)
@@ -175,9 +176,9 @@ def execute(
         raise
     os.replace(working, final)
     spent.unlink(missing_ok=True)
-    seconds = round(part + time.time() - started, 1)
-    worked = part or any(log.stat().st_mtime >= started for log in run.logs.glob("*.log"))
-    write_record(run, path, key, reads, seconds, seconds if worked else before)
+    seconds, since = part + time.time() - started, since or started
+    worked = part or any(log.stat().st_mtime >= since for log in run.logs.glob("*.log"))
+    write_record(run, path, key, reads, seconds, seconds + started - since if worked else before)
 
 # %% ../../nbs/core/notebooks.ipynb #cf35b735
 def write_record(run: Run, path: Path, key: str, reads: Path, seconds: float, with_jobs: float | None):
@@ -192,7 +193,8 @@ def write_record(run: Run, path: Path, key: str, reads: Path, seconds: float, wi
                for figure in figures_of(run, path)}
     write_json(run.notebooks / f"{path.stem}.json",
                {"key": key, "reads": sorted(inside.items()), "figures": figures,
-                "sha256": sha256(run.notebooks / path.name), "seconds": seconds, "with_jobs": with_jobs})
+                "sha256": sha256(run.notebooks / path.name), "seconds": round(seconds, 1),
+                "with_jobs": with_jobs and round(with_jobs, 1)})
 
 # %% ../../nbs/core/notebooks.ipynb #5ec3b08c
 def say_failed(copy: Path, error: BaseException):

@@ -43,12 +43,18 @@ def answering_work(source: str, size: int, pictures: int, ranked: bool, new: int
     each = 2 * (count_parameters(source) - count_tower(source))
     return pictures * ((1 + ranked) * (text + tower) + each * (new + 360 * ranked))
 
-
-def training_work(source: str, size: int, pictures: int, method: str) -> float: # operations
-    "Count a training over so many pictures; the tower rests, adapters leave weights without gradients."
+# %% ../../nbs/vlm/effort.ipynb #2c7937b3
+def training_work(
+    source: str,
+    size: int,
+    pictures: int, # shown in all passes
+    method: str, # full | lora: adapters leave weights without gradients
+    looks: int = 0, # pictures shown to the tower, which rests; 0: all
+) -> float: # operations
+    "Count a training."
     if not known(source): return 0.
     text, tower = passes(source, size)
-    return pictures * (text * (3 if method == "full" else 2) + tower)
+    return pictures * text * (3 if method == "full" else 2) + (looks or pictures) * tower
 
 # %% ../../nbs/vlm/effort.ipynb #1e804c3e
 def seconds_for(operations: float, weights: float = 0.) -> float: # 0 where the card is unknown

@@ -108,6 +108,7 @@ class Family:
     decoder: str # where the language model sits
     tower: str # where the vision tower sits
     text: Callable = chat # (processor, question, system) -> text
+    hands: tuple = ("last_hidden_state",) # of the tower's outputs, what the rest looks at
     typed: bool = False # wants mm_token_type_ids
     queried: bool = False # wants the question for its Q-Former, too
     encodes: bool = False # an encoder-decoder
@@ -120,7 +121,8 @@ def bare(processor, question: str, system: str = "", answer: str | None = None) 
 
 FAMILIES = { # by transformers' model_type
     "qwen3_vl": Family("QwenProcessor", patches, qwen_tokens, continuation,
-                       "model.language_model", "model.visual", typed=True),
+                       "model.language_model", "model.visual",
+                       hands=("pooler_output", "deepstack_features"), typed=True),
     "idefics2": Family("Idefics2Processor", single, idefics_tokens, continuation,
                        "model.text_model", "model.vision_model"),
     "instructblip": Family("InstructBlipProcessor", whole, blip_tokens, own_answer,
@@ -356,16 +358,17 @@ def padded(rows: list, fill: int, device, left: bool = True): # (ids, mask), eac
 # %% ../../nbs/vlm/models.ipynb #50ff6dc9
 def inputs(
     vlm: VLM,
-    images, # (n, size, size, 3) uint8
+    images, # (n, size, size, 3) uint8, or what `family.pixels` has made of them
     questions: list, # n texts
 ) -> dict: # what the network's forward takes
     "Prepare a batch of pictures with a question each."
+    pixels = images if isinstance(images, dict) else vlm.family.pixels(
+        vlm.normalised(images).to(vlm.net.dtype), vlm.processor)
     # mostly one, a batch long
     written = {q: vlm.family.text(vlm.processor, q, vlm.system) for q in dict.fromkeys(questions)}
     known = {q: vlm.family.tokens(vlm.processor, t, vlm.count) for q, t in written.items()}
     ids, mask = padded([known[q] for q in questions], vlm.processor.tokenizer.pad_token_id, vlm.device)
-    found = (vlm.family.pixels(vlm.normalised(images).to(vlm.net.dtype), vlm.processor)
-             | {"input_ids": ids, "attention_mask": mask})
+    found = pixels | {"input_ids": ids, "attention_mask": mask}
     if vlm.family.typed: found["mm_token_type_ids"] = (ids == vlm.image_token).int()
     if vlm.family.queried:
         tokenizer = vlm.processor.qformer_tokenizer

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'qwen', 'idefics', 'instructblip', 'configuration', 'stored_dtype', 'seen_side', 'on_meta',
            'count_parameters', 'model_facts', 'linear_sizes', 'linear_parameters', 'count_tower', 'frozen_bytes',
-           'counted', 'picture_tokens']
+           'counted', 'picture_tokens', 'tower_numbers']
 
 # %% ../../nbs/vlm/published.ipynb #f47fcc31
 import functools
@@ -164,3 +164,13 @@ def picture_tokens(config, side: int) -> int: # side: pixels that the network se
     if config.model_type == "idefics2": return config.perceiver_config.resampler_n_latents
     vision = config.vision_config
     return (side // vision.patch_size // getattr(vision, "spatial_merge_size", 1)) ** 2
+
+# %% ../../nbs/vlm/published.ipynb #559eb733
+def tower_numbers(config, side: int) -> int: # side: pixels that the network sees
+    "Count the numbers of a picture that a vision tower hands over to the rest of the network."
+    vision = config.vision_config
+    if config.model_type == "qwen3_vl":
+        outputs = 1 + len(vision.deepstack_visual_indexes)
+        return outputs * picture_tokens(config, side) * vision.out_hidden_size
+    patches = (side // vision.patch_size) ** 2 + (config.model_type == "instructblip") # and its own
+    return patches * vision.hidden_size

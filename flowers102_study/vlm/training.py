@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLAIN', 'taught', 'answers_of_decoder', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient',
            'refuse', 'watcher', 'checkpoints', 'resumable', 'newest', 'prune', 'remember', 'complete', 'keeper',
-           'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'train_along', 'history_of']
+           'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'Prefetch', 'train_along', 'history_of']
 
 # %% ../../nbs/vlm/training.ipynb #2b38774c
 import json
@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import zlib
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,30 @@ def shard_on_cpu(trainer):
         "distributed_type"] = (DistributedType.FSDP)
     AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
     trainer.is_fsdp_enabled = True
+
+# %% ../../nbs/vlm/training.ipynb #f25a80e4
+class Prefetch:
+    "Makes the batch that will be wanted next in a thread of its own."
+    def __init__(self,
+        collate, # function of a list of places -> a batch
+        stride: int, # from a batch's places to those of the next: pictures of all processes at once
+        end: int, # of the line
+    ):
+        self.collate, self.stride, self.end = collate, stride, end
+        self.pool, self.made = ThreadPoolExecutor(1), {}
+
+    def __call__(self, places: list) -> dict:
+        "Return a batch, and begin with the one after it."
+        waited = self.made.pop(tuple(places), None)
+        batch = waited.result() if waited else self.collate(places)
+        following = tuple(place + self.stride for place in places)
+        if following[-1] < self.end:
+            self.made = {following: self.pool.submit(self.collate, list(following))}
+        return batch
+
+    def settle(self):
+        "Wait until the thread has nothing to do: tokenizers serve one at a time."
+        wait(self.made.values())
 
 # %% ../../nbs/vlm/training.ipynb #e14ad2dc
 def train_along(

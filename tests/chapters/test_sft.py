@@ -77,6 +77,22 @@ def test_when_checkpoints_are_written_changes_no_result(trained, way, minutes):
     assert one.keys() == two.keys() and all(one[name] == two[name] for name in one)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resting_tower_is_asked_once(study, method):
+    told = {}
+    for kept in (0., 1.):
+        run = prepared(f"tower-{method}-{kept:.0f}",
+                       **{"sft.method": method, "sft.max_steps": 14, "sft.train_vision_tower": False,
+                          "launch.tower_gigabytes": kept})
+        run_jobs(run, [sft.train_job(run)], "sft")
+        told[kept] = run, [h["loss"] for h in history(run) if "loss" in h]
+        asked_once = "shown to the tower" in (run.logs / "sft.log").read_text()
+        assert asked_once == (kept > 0) and not (sft.train_job(run).out / "checkpoints").exists()
+    (one, losses), (two, others) = told.values()
+    assert len(losses) == 14 and np.allclose(losses, others, atol=1e-5)
+    for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4)
+
+
 def test_between_checkpoints_the_best_weights_are_kept_alone(tmp_path):
     from flowers102_study.core.records import seal
     from flowers102_study.vlm.training import checkpoints, newest, prune

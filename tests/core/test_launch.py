@@ -117,13 +117,12 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch, faul
     there, go = study / "there", study / "go" # where nobody ever writes
     for pipe in (there, go): os.mkfifo(pipe)
     fault(at="flowers102_study.core.progress:progress", do="hold", there=str(there), go=str(go))
-    with open(run.logs / "lane.log", "a") as log:
-        lane = launch.start_lane(run, [job], "lane", log, launch.Board([]))
-        assert int(there.read_text()) == lane.pid # at work
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
-        lane.join()
-        with pytest.raises(RuntimeError, match="ended with status"):
-            launch.check_ended(lane, run.logs / "lane.log")
+    lane = launch.start_lane(run, [job], "lane", launch.Board([]))
+    assert int(there.read_text()) == lane.pid # at work
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    lane.join()
+    with pytest.raises(RuntimeError, match="ended with status"):
+        launch.check_ended(lane, run.logs / "lane.log")
     ended(lane.pid)
 
 

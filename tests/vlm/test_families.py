@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from flowers102_study.core.settings import SettingsError
 from flowers102_study.pictures.sources import oxford_names
 from flowers102_study.prompts import open_question
-from flowers102_study.vlm import artefacts, features, heads, models, ranking
+from flowers102_study.vlm import artefacts, asking, features, heads, models, ranking, resting, training
+from flowers102_study.vlm.published import tower_numbers
 from tests.rehearsal.checkpoints import REAL, write_checkpoint
 
 NAMES = oxford_names()
@@ -86,6 +87,27 @@ def test_ranking_is_one_forward_a_name(family):
     np.testing.assert_allclose(tree, ranking.rank_plainly(vlm, seen, [QUESTION] * 2, some), atol=2e-4)
 
 
+def test_one_look_gives_what_separate_calls_give(family):
+    _, _, vlm = family
+    seen, some = pictures(3), NAMES[::15]
+    asked = [QUESTION, QUESTION + " Please.", QUESTION]
+    found = asking.examine(vlm, seen, asked, some, 6, [0, 2])
+    assert found["answer"].tolist() == models.answer(vlm, seen, asked, 6)
+    np.testing.assert_array_equal(found["likelihood"], ranking.rank(vlm, seen, asked, some))
+    states, tower = features.features_and_tower(vlm, seen, asked, [0, 2])
+    np.testing.assert_allclose(found["features"], states, atol=1e-4)
+    np.testing.assert_array_equal(found["tower"], tower)
+
+
+def test_answers_that_are_names_are_read_off_their_tree(family, monkeypatch):
+    _, _, vlm = family
+    said = iter(vlm.family.name_tokens(vlm, QUESTION, NAMES[7]))
+    def no_step(*words): raise AssertionError("a token is generated")
+    monkeypatch.setattr(asking, "likeliest", lambda vlm, states: [next(said)])
+    for steps in ("decoder_steps", "encoded_steps"): monkeypatch.setattr(asking, steps, no_step)
+    assert asking.examine(vlm, pictures(1), [QUESTION], NAMES)["answer"].tolist() == [NAMES[7]]
+
+
 def test_answers_are_the_same_in_a_batch_and_alone(family):
     _, _, vlm = family
     seen, asked = pictures(3), [QUESTION, "Is this a rose?", QUESTION + " Please."]
@@ -102,6 +124,24 @@ def test_saved_and_read_again_it_says_the_same(family, tmp_path):
     np.testing.assert_array_equal(*(ranking.rank(v, seen, [QUESTION], NAMES[:8]) for v in (vlm, again)))
     own = vlm.net.get_output_embeddings().weight
     if kind != "qwen": assert (own != vlm.net.get_input_embeddings().weight).any() # stored on its own
+
+
+def test_what_a_resting_tower_has_kept_is_what_looking_finds(family, tmp_path):
+    from flowers102_study.core.work import Work
+    _, _, vlm = family
+    seen, answers = pictures(3), ["a rose", "an iris"]
+    numbers = tower_numbers(vlm.net.config, vlm.side)
+    assert resting.kept_bytes(vlm, seen.__getitem__) == 4 * numbers
+    tower = resting.Tower(Work({}, {}, tmp_path / "arm"), vlm, vlm.net, seen.__getitem__, 3, 2)
+    try:
+        rests = training.taught(vlm, tower.blank(2), [QUESTION] * 2, answers) | {
+            "tower": tower.kept([2, 0])}
+        looks = training.taught(vlm, seen[[2, 0]], [QUESTION] * 2, answers)
+        assert abs(rests["pixel_values"] - looks["pixel_values"]).max() > .5
+        for batch in (rests, looks): del batch["labels"]
+        with torch.no_grad(): one, two = (vlm.net(**batch).logits for batch in (rests, looks))
+    finally: tower.leave()
+    np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_an_adapter_comes_back(family, tmp_path):
@@ -156,7 +196,6 @@ def test_sharded_weights_keep_an_output_layer_of_its_own(family):
                     reason="bitsandbytes is not installed")
 def test_adapters_train_on_four_bits(family, tmp_path):
     from flowers102_study import sft
-    from flowers102_study.vlm import training
     kind, folder, _ = family
     if kind != "qwen": pytest.skip("one family is enough")
     vlm = models.load(str(folder), 256, "cpu", "float32", **sft.in_four_bits())
