@@ -1,4 +1,4 @@
-# make study | test | lint | faults | demo | lab | paper | notebooks | bench | rehearsal   PROFILE=, DATA=, NAME=, MINUTES= and SET= change what is run
+# make study | test | lint | faults | demo | lab | paper | notebooks | bench | rehearsal   PROFILE=, DATA=, NAME=, MINUTES=, SET= and PEERS= change what is run
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -54,7 +54,8 @@ peer:
 	$(PYTHON) -m venv .peer
 	.peer/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 lmms-eval==0.7.3 qwen-vl-utils decord filelock==3.18.0
 
-bench: setup
+# with PEERS=1 beside lmms-eval and transformers' own Trainer, too
+bench: setup $(if $(PEERS),peer)
 	@for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 # a profile for published models, on this machine: a Hub of its own, real small files, weights that are random and few

@@ -116,9 +116,9 @@ def papermill_run(
                                    cwd=str(project_root()), **KERNEL, **how)
 
 
-def forked_kernels(run: Run) -> dict: # papermill's option
+def forked_kernels(run: Run, wanted: bool = True) -> dict: # papermill's option
     "Have kernels forked where that can be had; it takes private parts of Python that may change."
-    if sys.platform != "linux": return {}
+    if sys.platform != "linux" or not wanted: return {}
     try:
         with surroundings(os.environ | QUIET): kernels_ahead(environment(run, run.launch["threads"]))
         return {"kernel_manager_class": forking_manager()}
@@ -168,8 +168,7 @@ def execute(
     key, started = notebook_key(run, path), time.time()
     before, part = told(record).get("with_jobs"), told(spent).get("seconds", 0.)
     for old in (record, reads, *figures_of(run, path)): old.unlink(missing_ok=True)
-    how = forked_kernels(run) if forked else {}
-    try: run_cells(path, working, run.asked, {READS: str(reads)}, **how)
+    try: run_cells(path, working, run.asked, {READS: str(reads)}, **forked_kernels(run, forked))
     except BaseException as error:
         keep_failure(working, final, error)
         write_json(spent, {"seconds": part + time.time() - started}) # of attempts that were broken off

@@ -108,6 +108,19 @@ def test_answers_that_are_names_are_read_off_their_tree(family, monkeypatch):
     assert asking.examine(vlm, pictures(1), [QUESTION], NAMES)["answer"].tolist() == [NAMES[7]]
 
 
+def test_many_names_stand_in_several_trees(family, monkeypatch):
+    _, _, vlm = family
+    seen, some = pictures(2), NAMES[::9]
+    whole = asking.examine(vlm, seen, [QUESTION] * 2, some, 5)
+    monkeypatch.setattr(ranking, "NODES", 8)
+    monkeypatch.setattr(vlm, "tries", {})
+    assert len(ranking.tries_of(vlm, [QUESTION], some)) > 2
+    apart = asking.examine(vlm, seen, [QUESTION] * 2, some, 5)
+    assert apart["answer"].tolist() == whole["answer"].tolist()
+    np.testing.assert_allclose(apart["likelihood"], whole["likelihood"], atol=2e-4)
+    np.testing.assert_array_equal(ranking.rank(vlm, seen, [QUESTION] * 2, some), apart["likelihood"])
+
+
 def test_answers_are_the_same_in_a_batch_and_alone(family):
     _, _, vlm = family
     seen, asked = pictures(3), [QUESTION, "Is this a rose?", QUESTION + " Please."]

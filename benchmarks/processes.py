@@ -1,0 +1,92 @@
+"""What a second process brings: fine-tuning, answering and features on one process and on two (gloo).
+
+One JSON line a job. The same jobs take turns on one process and on two, each process with one thread;
+seconds are those that the jobs themselves measure, loading the model included. Losses must agree to
+1e-4, features to 1e-4, and answers must be the same.
+"""
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/helpers")]
+REPEATS = 3
+SETTINGS = {"data.species": 30, "data.pictures": 2400, "data.image_size": 48, "baselines.batch_size": 64,
+            "sft.batch_size": 64, "sft.micro_batch_size": 32, "sft.max_steps": 40, "sft.num_evals": 1,
+            "classifier.batch_size": 64, "launch.parallel_jobs": 1}
+
+
+def jobs_of(run) -> dict: # {what: Job}
+    from flowers102_study import baselines, classifier, sft
+    return {"fine-tuning": sft.train_job(run),
+            "answering and ranking": baselines.question_job(run, "qwen3-vl-4b"),
+            "features": classifier.features_job(run, "qwen3-vl-4b")}
+
+
+def result_of(what: str, job): # what must be the same
+    "Read what a job has made."
+    if what == "fine-tuning":
+        return np.array([h["loss"] for h in json.loads((job.out / "history.json").read_text())
+                         if "loss" in h])
+    if what == "features": return np.load(job.out / "test.npy")
+    import pandas as pd
+    frame = pd.read_parquet(job.out / "predictions.parquet").sort_values(["split", "image_id"])
+    return np.stack([*frame.log_probs, np.resize(frame.prediction, len(frame.log_probs.iloc[0]))])
+
+
+def made(world: int) -> dict: # {what: (seconds, result)}
+    "Run the three jobs on so many processes."
+    from flowers102_study.core.launch import run_jobs
+    from flowers102_study.core.settings import open_run
+    run = open_run("smoke", f"processes-{world}", overrides=SETTINGS | {"launch.num_processes": world})
+    found, jobs = {}, jobs_of(run)
+    for job in jobs.values(): shutil.rmtree(job.out, ignore_errors=True)
+    for what, job in jobs.items():
+        run_jobs(run, [job], "benchmark")
+        seconds = json.loads((job.out / "result.json").read_text())["measured"]["seconds"]
+        found[what] = seconds, result_of(what, job)
+    return found
+
+
+def prepared():
+    "Make the data, the questions and the model, of both runs."
+    from flowers102_study import baselines, data, prompts
+    from flowers102_study.core.launch import run_jobs
+    from flowers102_study.core.settings import open_run
+    for world in (1, 2):
+        run = open_run("smoke", f"processes-{world}", overrides=SETTINGS)
+        before = [data.data_job(run), prompts.prompts_job(run), baselines.world_job(run),
+                  baselines.model_job(run, "qwen3-vl-4b")]
+        run_jobs(run, before, "before")
+
+
+def main() -> bool:
+    from conftest import copy_of_study
+    os.chdir(copy_of_study(Path(tempfile.mkdtemp())))
+    sys.stdout, out = open(os.devnull, "w"), sys.stdout
+    prepared()
+    turns = [(made(1), made(2)) for _ in range(REPEATS)]
+    sys.stdout, held = out, True
+    for what in turns[0][0]:
+        ratios = [one[what][0] / two[what][0] for one, two in turns]
+        apart = max(float(abs(one[what][1] - two[what][1]).max()) for one, two in turns)
+        alone, both = (statistics.median(turn[k][what][0] for turn in turns) for k in (0, 1))
+        held &= apart < 1e-4
+        print(json.dumps({"name": f"P7: two processes against one, {what}", "goal": 1.6,
+                          "ratio": round(statistics.median(ratios), 2), "equal": apart < 1e-4,
+                          "n": REPEATS,
+                          "note": f"one thread each, {os.cpu_count()} cores; {alone:.1f} s on one, "
+                                  f"{both:.1f} s on two; ratios {min(ratios):.2f} to {max(ratios):.2f}; "
+                                  f"results differ by at most {apart:.0e}"}), flush=True)
+    return held
+
+
+if __name__ == "__main__":
+    if (os.cpu_count() or 1) < 2: sys.exit("two cores are needed")
+    sys.exit(not main())
