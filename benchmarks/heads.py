@@ -55,6 +55,6 @@ if __name__ == "__main__":
                              "theirs": lambda i: noted("theirs", theirs)}, 3)
     higher = max(a - b for a, b in zip(found["ours"], found["theirs"]))
     held = say("P21: heads on six places at three penalties against scikit-learn in a loop", seconds, 5,
-               higher < 1e-5, f"{len(places[0][1]):,} pictures of {CLASSES} classes, width {WIDTH}; our "
+               bool(higher < 1e-5), f"{len(places[0][1]):,} pictures of {CLASSES} classes, width {WIDTH}; our "
                               f"values of what is minimised are higher by at most {higher:.0e}")
     sys.exit(not held)

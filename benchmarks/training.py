@@ -8,17 +8,21 @@ and loss.
 import json
 import statistics
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from ranking import QUESTION, SIZE, configured, real_processor
+from flowers102_study.core.work import Work
 from flowers102_study.vlm.features import features
 from flowers102_study.vlm.models import VLM
 from flowers102_study.vlm.pocket_models import tokenizer
 from flowers102_study.vlm.published import on_meta
 from flowers102_study.pictures.sources import oxford_names
+from flowers102_study.vlm.resting import Tower
 from flowers102_study.vlm.towers import streamline
 from flowers102_study.vlm.training import answer_loss, taught
 
@@ -104,14 +108,39 @@ def stepped(net, loss_of, batches: list):
 
 
 def compare_losses(words, names: list) -> bool:
-    "Answer-only logits against logits everywhere, at Qwen3-VL's vocabulary."
-    vlm = small(words, 151_936)
-    batches = [lesson(vlm, names, 4, i) for i in range(3)]
-    seconds, apart = take_turns({"ours": stepped(vlm.net, ours, batches),
-                                 "stock": stepped(vlm.net, stock, batches)}, 7)
-    return say("loss on the answer against the stock loss, one training step", seconds, 2.5,
+    "Answer-only logits against logits everywhere, at Qwen3-VL's vocabulary; towers ours and the stock one."
+    one, two = small(words, 151_936), small(words, 151_936)
+    streamline(one.net)
+    batches = [lesson(one, names, 4, i) for i in range(3)]
+    seconds, apart = take_turns({"ours": stepped(one.net, ours, batches),
+                                 "stock": stepped(two.net, stock, batches)}, 7)
+    return say("P3: loss on the answer against the stock loss, one training step", seconds, 5,
                apart < 1e-5,
-               f"{SIZE} px, vocabulary 151,936, batch 4, losses differ by at most {apart:.0e}")
+               f"{SIZE} px, vocabulary 151,936, batch 4, towers train, losses differ by at most "
+               f"{apart:.0e}")
+
+
+def compare_resting(words, names: list) -> bool:
+    "A step whose tower's outputs are kept against the stock step with a frozen tower."
+    one, two = small(words, 151_936), small(words, 151_936)
+    images = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+    said = [names[k] for k in range(12)]
+    for vlm in (one, two): vlm.net.model.visual.requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder:
+        tower = Tower(Work({}, {}, Path(folder) / "arm"), one, one.net, images.__getitem__, 12, 4)
+        def resting(net, i):
+            rows = np.arange(4) + 4 * (i % 3)
+            batch = taught(one, tower.blank(4), [QUESTION] * 4, [said[r] for r in rows])
+            return ours(net, batch | {"tower": tower.kept(rows)})
+        def looking(net, i):
+            rows = np.arange(4) + 4 * (i % 3)
+            return stock(net, taught(two, images[rows], [QUESTION] * 4, [said[r] for r in rows]))
+        seconds, apart = take_turns({"ours": stepped(one.net, resting, range(3)),
+                                     "stock": stepped(two.net, looking, range(3))}, 7)
+    return say("P4: a step with a resting tower's outputs kept against the stock step, tower frozen",
+               seconds, 4, apart < 1e-5,
+               f"{SIZE} px, vocabulary 151,936, batch 4, made ready within the step, losses differ by at "
+               f"most {apart:.0e}")
 
 
 def compare_towers(words, names: list) -> bool:
@@ -219,7 +248,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     names = oxford_names()
     words = tokenizer("qwen3_vl", [QUESTION] * 5 + names)
-    held = [compare_losses(words, names), compare_towers(words, names), compare_features(words)]
+    held = [compare_losses(words, names), compare_resting(words, names), compare_towers(words, names), compare_features(words)]
     if torch.cuda.is_available(): real_size(words, names)
     else:
         print(json.dumps({"name": "Qwen3-VL-4B at full size", "ratio": None, "goal": 1, "equal": None,

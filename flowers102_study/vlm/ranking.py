@@ -42,7 +42,7 @@ def build_trie(
                 list(edges), paths, list(some))
 
 # %% ../../nbs/vlm/ranking.ipynb #bf63d5b8
-NODES = 512 # inner nodes of a tree
+NODES = 256 # inner nodes of a tree
 
 
 def build_tries(names: list) -> list: # of Trie; names: as of `build_trie`
