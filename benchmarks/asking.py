@@ -1,8 +1,8 @@
 """One look at a picture against separate calls, and answers in batches against one at a time.
 
-One JSON line a comparison. Both ways take turns on the same pictures, and must say and score the same: the
-pocket's Qwen3-VL at 48 pixels, trained where a run has made it (its answers are names, mostly), else with
-random weights (they are babble); and a small one with random weights at 448.
+One JSON line a comparison. Both ways take turns on the same pictures, and must say and score the same:
+the pocket's Qwen3-VL at 48 pixels, trained where a run has made it (its answers are names, mostly), else
+with random weights (they are babble); and a small one with random weights at 448.
 """
 import json
 import sys

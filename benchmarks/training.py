@@ -108,7 +108,7 @@ def stepped(net, loss_of, batches: list):
 
 
 def compare_losses(words, names: list) -> bool:
-    "Answer-only logits against logits everywhere, at Qwen3-VL's vocabulary; towers ours and the stock one."
+    "Answer-only logits and our tower against logits everywhere and the stock one."
     one, two = small(words, 151_936), small(words, 151_936)
     streamline(one.net)
     batches = [lesson(one, names, 4, i) for i in range(3)]
@@ -139,8 +139,8 @@ def compare_resting(words, names: list) -> bool:
                                      "stock": stepped(two.net, looking, range(3))}, 7)
     return say("P4: a step with a resting tower's outputs kept against the stock step, tower frozen",
                seconds, 4, apart < 1e-5,
-               f"{SIZE} px, vocabulary 151,936, batch 4, made ready within the step, losses differ by at "
-               f"most {apart:.0e}")
+               f"{SIZE} px, vocabulary 151,936, batch 4, made ready within the step, losses differ by "
+               f"at most {apart:.0e}")
 
 
 def compare_towers(words, names: list) -> bool:
@@ -248,7 +248,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     names = oxford_names()
     words = tokenizer("qwen3_vl", [QUESTION] * 5 + names)
-    held = [compare_losses(words, names), compare_resting(words, names), compare_towers(words, names), compare_features(words)]
+    held = [compare_losses(words, names), compare_resting(words, names), compare_towers(words, names),
+            compare_features(words)]
     if torch.cuda.is_available(): real_size(words, names)
     else:
         print(json.dumps({"name": "Qwen3-VL-4B at full size", "ratio": None, "goal": 1, "equal": None,
