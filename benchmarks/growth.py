@@ -158,12 +158,13 @@ def exponent(points: dict, which: int) -> float: # which: 0 seconds, 1 bytes
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def say(group: str, work: str, goal: float, points: dict):
+def say(group: str, work: str, goal: float, points: dict) -> bool: # whether it grows no faster
     seconds, memory = exponent(points, 0), exponent(points, 1)
     each = ", ".join(f"{size:,}: {s:.2f} s, {b / 1e6:,.0f} MB" for size, (s, b) in points.items())
     print(json.dumps({"name": f"growth of {work} with {group}: exponent of seconds", "goal": goal,
                       "ratio": round(seconds, 2), "equal": seconds < goal + .25, "n": len(points),
                       "note": f"memory: {memory:.2f}; {each}; one thread"}), flush=True)
+    return seconds < goal + .25
 
 
 def drawn(found: dict, path: Path): # found: {panel: {work: points}}
@@ -189,15 +190,16 @@ def drawn(found: dict, path: Path): # found: {panel: {work: points}}
 
 
 def main():
-    found = {}
+    found, held = {}, True
     for group, (works, sizes) in GROUPS.items():
         found[group] = {}
         for work, goal in works.items():
             found[group][work] = measured(work, sizes)
-            say(group, work, goal, found[group][work])
+            held &= say(group, work, goal, found[group][work])
     if len(sys.argv) > 1: drawn(found, Path(sys.argv[1]))
+    return held
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]: child(sys.argv[2], int(sys.argv[3]))
-    else: main()
+    else: sys.exit(not main())

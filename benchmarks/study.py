@@ -71,6 +71,7 @@ def main():
     print(json.dumps({"name": f"P22: {PROFILE}, this revision against {os.environ['BEFORE']}",
                       "ratio": round(middle["before"] / middle["now"], 2), "goal": 1.3,
                       "equal": not other and now.keys() >= before.keys(), "n": REPEATS, "note": note}))
+    sys.exit(bool(other))
 
 
 if __name__ == "__main__": main()

@@ -81,11 +81,13 @@ def overrides_from(
 def run_stage(run: Run, path: Path, teller: Teller, wait):
     "Wait for a notebook's jobs and execute it, with the jobs' progress on the terminal."
     stop, begun = threading.Event(), time.time()
-    thread = threading.Thread(target=follow_logs, args=(run.logs, stop, teller.job))
+    stems = {stage: notebook.stem for stage, notebook in stages().items()}
+    take = lambda line, log: teller.job(line, stems.get(log, path.stem))
+    thread = threading.Thread(target=follow_logs, args=(run.logs, stop, take))
     thread.start()
     try:
         wait()
-        execute(run, path, forked=teller.of > 1, since=begun)
+        execute(run, path, forked=teller.of > 1, waited=(begun, teller.started))
     finally:
         stop.set()
         thread.join()

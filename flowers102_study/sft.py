@@ -262,9 +262,9 @@ def validator(work: Work, vlm, model, names: list): # a function of nothing
                                        asking["batch_size"], asking["max_new_tokens"])
 
 # %% ../nbs/04_sft.ipynb #cb567ffd
-def prefetched(collate, score, stride: int, end: int) -> tuple: # (collate, score); as of `Prefetch`
+def prefetched(collate, score, *how) -> tuple: # (collate, score); how: as of `Prefetch`
     "Make batches ahead, but not while validation questions are asked."
-    ahead = Prefetch(collate, stride, end)
+    ahead = Prefetch(collate, *how)
     def settled():
         ahead.settle()
         return score()
@@ -280,9 +280,12 @@ def optimizer_of(model, block: dict): # None: AdamW, as Trainer makes it
 # %% ../nbs/04_sft.ipynb #c2751424
 def rested(work: Work, vlm, model, training: TrainingSet, shown: int) -> Tower | None:
     "Let a tower hand over what it has handed over before, where that is possible and pays."
-    n = len(training.rows)
-    if not comes_again(work.spec["sft"], shown, n): return None
-    if n * kept_bytes(vlm, training.pictures) > room(): return None
+    n, limit = len(training.rows), room()
+    if not limit or not comes_again(work.spec["sft"], shown, n): return None
+    if (size := n * kept_bytes(work, vlm, training.pictures)) > limit:
+        print(f"the tower looks at every picture anew: its outputs would take {size / 1e9:.0f} GB, more "
+              "than launch.tower_gigabytes", flush=True)
+        return None
     return Tower(work, vlm, model, training.pictures, n, work.spec["asking"]["batch_size"])
 
 # %% ../nbs/04_sft.ipynb #12a4ea2b
@@ -299,7 +302,7 @@ def run_trainer(work: Work, vlm, training: TrainingSet, names: list) -> tuple: #
     collate = collator(vlm, training, line, batch, bool(guide), tower)
     score, every = validator(work, vlm, model, names), -(-steps // block["num_evals"]) # steps
     if accelerator.device.type != "cpu": # there the step itself wants the cores
-        collate, score = prefetched(collate, score, held * world, len(line))
+        collate, score = prefetched(collate, score, held * world, len(line), accumulation)
     callbacks = [watcher(), keeper(work, every, score)]
     settings = arguments(parts, block, steps, held, accumulation, seed, accelerator.device.type)
     state = train_along(model, np.arange(len(line)), collate, loss_of(block, guide), settings, callbacks,

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CHILD', 'INHERITED', 'KEPT', 'LIBRARIES', 'READ_ONCE', 'LOADED_WITH', 'on_cluster', 'take_nodes', 'processes',
            'lanes', 'accelerate_config', 'chosen_config', 'nodes', 'launcher', 'command', 'own_devices',
-           'sharded_on_cpus', 'fixed', 'environment', 'child', 'work', 'own_words', 'give_back', 'run_jobs', 'work_off',
-           'next_jobs', 'left_to_do', 'say_missing', 'open_stage', 'load_ahead', 'surroundings', 'become',
-           'end_with_parent', 'started', 'write_plan', 'forked', 'start_lane', 'stop', 'read_lane', 'check_ended']
+           'sharded_on_cpus', 'fixed', 'environment', 'child', 'work', 'own_words', 'give_back', 'run_jobs',
+           'start_ready', 'work_off', 'ready_jobs', 'next_jobs', 'left_to_do', 'say_missing', 'open_stage',
+           'load_ahead', 'surroundings', 'become', 'end_with_parent', 'started', 'write_plan', 'forked', 'start_lane',
+           'stop', 'read_lane', 'check_ended']
 
 # %% ../../nbs/core/launch.ipynb #063c0d6c
 import importlib
@@ -252,53 +253,67 @@ def run_jobs(
         importlib.import_module("flowers102_study.core.cluster").queue_up(run, todo, board)
 
 # %% ../../nbs/core/launch.ipynb #aa5c1b0e
+def start_ready(run: Run, waiting: list, at_work: list, titles: dict, board: Board) -> list: # of Job
+    "Start the lanes that find cores free; return the jobs that still wait."
+    while ready := next_jobs(run, waiting, at_work, titles):
+        waiting = [job for job in waiting if job not in ready]
+        if ready := [job for job in ready if left_to_do(job, board)]:
+            at_work.append(start_lane(run, ready, titles[ready[0].out], board, at_work))
+    return waiting
+
+# %% ../../nbs/core/launch.ipynb #a6d01607
 def work_off(
     run: Run,
     waiting: list, # of Job
     titles: dict, # {out: title of its log}
     board: Board,
     tell=lambda left: None, # gets the jobs that are not done, whenever some are
+    spare=None, # (jobs, failed ones) -> those to go on with; None: an error is raised
 ):
     "Start lanes as their jobs become ready, and wait for what they do."
     at_work = []
-    run.logs.mkdir(parents=True, exist_ok=True)
     try:
         while waiting or at_work:
-            while ready := next_jobs(run, waiting, at_work):
-                waiting = [job for job in waiting if job not in ready]
-                if ready := [job for job in ready if left_to_do(job, board)]:
-                    number = min(set(range(len(at_work) + 1)) - {lane.number for lane in at_work})
-                    at_work.append(start_lane(run, ready, titles[ready[0].out], board, number))
+            waiting = start_ready(run, waiting, at_work, titles, board)
             # none where all that was ready turned out to be done
             if at_work: connection.wait([lane.sentinel for lane in at_work])
             for lane in [lane for lane in at_work if lane.exitcode is not None]:
                 at_work.remove(lane)
-                check_ended(lane, run.logs / f"{lane.title}.log")
+                try: check_ended(lane, run.logs / f"{lane.title}.log")
+                except RuntimeError:
+                    if not spare: raise
+                    waiting = spare(waiting, lane.jobs)
             tell(waiting + [job for lane in at_work for job in lane.jobs])
     finally: stop(at_work)
 
 # %% ../../nbs/core/launch.ipynb #b17546df
+def ready_jobs(waiting: list, busy: list, titles: dict) -> list: # as of `next_jobs`
+    "List the jobs whose inputs are done, those of one log."
+    undone = {job.out for job in waiting} | {job.out for lane in busy for job in lane.jobs}
+    ready = [job for job in waiting if not any(i.out in undone for i in job.inputs.values())]
+    return [job for job in ready if titles.get(job.out) == titles.get(ready[0].out)]
+
+
 def next_jobs(
     run: Run,
     waiting: list, # of Job
     busy: list, # of lanes
+    titles: dict | None = None, # {out: title of its log}: those of the first come first
 ) -> list: # empty: wait until a lane ends
     "Choose what to start: a job that finds its inputs done and cores free; a launcher gets all alike."
-    undone = {job.out for job in waiting} | {job.out for lane in busy for job in lane.jobs}
     share = lambda job: 1 / lanes(run, job.single, job.threads) # of the machine
     # those that need the whole machine do not wait until all others are through
-    ready = sorted((job for job in waiting if not any(i.out in undone for i in job.inputs.values())),
-                   key=share, reverse=True)
+    ready = sorted(ready_jobs(waiting, busy, titles or {}), key=share, reverse=True)
     taken = sum(share(lane.jobs[0]) for lane in busy)
     if not ready or taken + share(ready[0]) > 1.001: return []
     first = ready[0]
     # on a CPU a job is forked, or has cores beside it; light jobs of one process share a GPU
     beside = not devices() and (share(first) < 1 or not launcher(run, first.single))
     if beside or first.single and not first.threads: return [first]
-    alike = lambda job: (job.target, job.single, job.threads, job.stage)
+    alike = lambda job: (job.target, job.single, job.threads)
     return [job for job in ready if alike(job) == alike(first)]
 
-
+# %% ../../nbs/core/launch.ipynb #604321c5
 def left_to_do(job: Job, board: Board) -> bool:
     "Make a job's folder ready; say so where nothing is left to do."
     left = not job.done() and prepare(job)
@@ -417,10 +432,12 @@ def start_lane(
     jobs: list, # of Job, of one kind
     title: str, # of its log
     board: Board,
-    number: int = 0, # among the lanes that are at work
+    beside: list = (), # lanes that are at work
 ): # a multiprocessing.Process with the jobs, what was said, and the thread that reads it
     "Start one child on a list of jobs, and a thread that reads what it says."
-    plan, first = run.logs / f"{title}.{number}.json", jobs[0]
+    run.logs.mkdir(parents=True, exist_ok=True)
+    number = min(set(range(len(beside) + 1)) - {lane.number for lane in beside})
+    plan, first, log = run.logs / f"{title}.{number}.json", jobs[0], open(run.logs / f"{title}.log", "a")
     write_plan(plan, jobs)
     words = command(run, plan, first.single) if launcher(run, first.single) else []
     settings = environment(run, first.threads or run.launch["threads"], first.single)
@@ -430,8 +447,7 @@ def start_lane(
     except (OSError, EOFError): lane = started("spawn", how) # a library that breaks, a path too long
     send.close()
     lane.jobs, lane.number, lane.title, lane.words = jobs, number, title, []
-    lane.reader = threading.Thread(target=read_lane, daemon=True,
-                                   args=(lane, receive, run.logs / f"{title}.log", board))
+    lane.reader = threading.Thread(target=read_lane, args=(lane, receive, log, board), daemon=True)
     lane.reader.start()
     return lane
 
@@ -446,10 +462,9 @@ def stop(at_work: list, signals=(signal.SIGTERM, signal.SIGKILL)):
         for lane in at_work: lane.join(10)
 
 # %% ../../nbs/core/launch.ipynb #c65581aa
-def read_lane(lane, receive, log: Path, board: Board):
+def read_lane(lane, receive, log, board: Board): # log: a text file, which is closed at the end
     "Take in what a lane says, line by line, until it ends."
-    with (open(os.dup(receive.fileno()), encoding="utf-8", errors="replace") as lines,
-          open(log, "a") as log):
+    with log, open(os.dup(receive.fileno()), encoding="utf-8", errors="replace") as lines:
         receive.close()
         for line in map(masked, lines):
             lane.words.append(line)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KERNEL', 'SAVED', 'QUIET', 'told', 'notebook_done', 'sums_of', 'drawn', 'stage_module', 'finished', 'figures_of',
            'written_whole', 'saved_sparingly', 'papermill_run', 'forked_kernels', 'examples_aside', 'run_cells',
-           'execute', 'write_record', 'say_failed', 'keep_failure']
+           'last_word', 'execute', 'write_record', 'say_failed', 'keep_failure']
 
 # %% ../../nbs/core/notebooks.ipynb #68da62bf
 import functools
@@ -153,12 +153,17 @@ def run_cells(path: Path, working: Path, parameters: dict, settings: dict, **how
     with examples_aside(path, working) as book:
         papermill_run(book, working, parameters, settings, **how)
 
+# %% ../../nbs/core/notebooks.ipynb #3bd75568
+def last_word(log: Path) -> float: # by the clock; 0: there is none
+    "Return when jobs last said something."
+    return log.stat().st_mtime if log.exists() else 0.
+
 # %% ../../nbs/core/notebooks.ipynb #12d54098
 def execute(
     run: Run, # parameters and folders
     path: Path, # a notebook under nbs/
     forked: bool = False, # in a kernel that finds the libraries loaded; worth it for several notebooks
-    since: float = 0., # by the clock: when its jobs began; 0: now
+    waited: tuple = (0., 0.), # by the clock: when its turn came, and when the jobs of all began; 0: now
 ):
     "Execute a notebook with papermill into the run's folder; keep what happened, failures included."
     run.notebooks.mkdir(parents=True, exist_ok=True)
@@ -175,9 +180,9 @@ def execute(
         raise
     os.replace(working, final)
     spent.unlink(missing_ok=True)
-    seconds, since = part + time.time() - started, since or started
-    worked = part or any(log.stat().st_mtime >= since for log in run.logs.glob("*.log"))
-    write_record(run, path, key, reads, seconds, seconds + started - since if worked else before)
+    seconds, (turn, begun) = part + time.time() - started, (since or started for since in waited)
+    worked = part or last_word(run.logs / f"{path.stem.split('_', 1)[-1]}.log") >= begun
+    write_record(run, path, key, reads, seconds, seconds + started - turn if worked else before)
 
 # %% ../../nbs/core/notebooks.ipynb #cf35b735
 def write_record(run: Run, path: Path, key: str, reads: Path, seconds: float, with_jobs: float | None):

@@ -95,8 +95,8 @@ class Teller:
             self.say(line(), event="stage", state="begins", stage=stem, number=number, of=self.of,
                      elapsed=round(time.time() - self.started, 1), to_go=left and round(left))
 
-    def job(self, line: str):
-        "Take in a job's progress, as it stands in a log: » name | done/total | note."
+    def job(self, line: str, stage: str):
+        "Take in a job's progress, as it stands in a stage's log: » name | done/total | note."
         name, count, note = line[2:].rstrip("\n").split(" | ", 2)
         done, total = map(int, count.split("/"))
         self.jobs.pop(name, None) # the newest stands last
@@ -104,7 +104,7 @@ class Teller:
         if self.live: return
         # never a minute of silence
         if done >= total or time.time() - self.spoke > 20 or self.how == "json":
-            self.say(self.jobs[name], event="job", stage=self.stem, job=name, done=done, total=total,
+            self.say(self.jobs[name], event="job", stage=stage, job=name, done=done, total=total,
                      note=note)
 
     def end(self, number: int, stem: str, state: str, seconds: float = 0., **more):
@@ -119,7 +119,7 @@ class Teller:
 def follow_logs(
     folder: Path, # of logs
     stop: threading.Event, # set when nothing more will come
-    take, # function of a line of progress
+    take, # function of a line of progress and the log's name
 ):
     "Hand over the progress lines that are added to a run's logs until told to stop."
     places = {p: p.stat().st_size for p in folder.glob("*.log")}
@@ -129,7 +129,7 @@ def follow_logs(
             with open(log, encoding="utf-8", errors="replace") as file:
                 file.seek(places.get(log, 0))
                 while (line := file.readline()).endswith("\n"):
-                    if line.startswith("» ") and line.count(" | ") > 1: take(line)
+                    if line.startswith("» ") and line.count(" | ") > 1: take(line, log.stem)
                     places[log] = file.tell()
         if ending: return
         stop.wait(.5)

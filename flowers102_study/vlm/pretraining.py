@@ -71,7 +71,7 @@ def image_tokens(vlm: VLM, pictures): # (n, tokens, width)
     x = vlm.family.pixels(vlm.normalised(pictures), vlm.processor)
     if vlm.family.queried:
         ids = torch.tensor([vlm.processor.qformer_tokenizer("Describe the picture.").input_ids]
-                           * len(pictures))
+                           * len(pictures), device=vlm.device)
         x |= {"qformer_input_ids": ids, "qformer_attention_mask": torch.ones_like(ids)}
     seen = vlm.net.get_image_features(**x, return_dict=True).pooler_output
     return (torch.cat(list(seen)) if isinstance(seen, (list, tuple)) else seen).view(

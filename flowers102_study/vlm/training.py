@@ -378,22 +378,23 @@ def shard_on_cpu(trainer):
 
 # %% ../../nbs/vlm/training.ipynb #f25a80e4
 class Prefetch:
-    "Makes the batch that will be wanted next in a thread of its own."
+    "Makes the batches that will be wanted next in a thread of its own."
     def __init__(self,
         collate, # function of a list of places -> a batch
         stride: int, # from a batch's places to those of the next: pictures of all processes at once
         end: int, # of the line
+        depth: int = 1, # batches of a step, which are wanted at once: accumulation
     ):
-        self.collate, self.stride, self.end = collate, stride, end
+        self.collate, self.stride, self.end, self.depth = collate, stride, end, depth
         self.pool, self.made = ThreadPoolExecutor(1), {}
 
     def __call__(self, places: list) -> dict:
-        "Return a batch, and begin with the one after it."
-        waited = self.made.pop(tuple(places), None)
+        "Return a batch, and begin with those after it."
+        waited = self.made.get(tuple(places))
         batch = waited.result() if waited else self.collate(places)
-        following = tuple(place + self.stride for place in places)
-        if following[-1] < self.end:
-            self.made = {following: self.pool.submit(self.collate, list(following))}
+        ahead = (tuple(place + k * self.stride for place in places) for k in range(1, self.depth + 1))
+        self.made = {some: self.made.get(some) or self.pool.submit(self.collate, list(some))
+                     for some in ahead if some[-1] < self.end}
         return batch
 
     def settle(self):

@@ -77,13 +77,14 @@ def test_when_checkpoints_are_written_changes_no_result(trained, way, minutes):
     assert one.keys() == two.keys() and all(one[name] == two[name] for name in one)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_resting_tower_is_asked_once(study, method):
+@pytest.mark.parametrize("method, way", [("full", "one"), ("lora", "one"), ("full", "ddp"),
+                                         ("full", "fsdp2")])
+def test_a_resting_tower_is_asked_once(study, method, way):
     told = {}
-    for kept in (0., 1.):
-        run = prepared(f"tower-{method}-{kept:.0f}",
+    for kept in (0., 1.): # in two parts a step, or on two processes; with activations computed twice
+        run = prepared(f"tower-{method}-{way}-{kept:.0f}", **WAYS[way],
                        **{"sft.method": method, "sft.max_steps": 14, "sft.train_vision_tower": False,
-                          "launch.tower_gigabytes": kept})
+                          "sft.gradient_checkpointing": way == "ddp", "launch.tower_gigabytes": kept})
         run_jobs(run, [sft.train_job(run)], "sft")
         told[kept] = run, [h["loss"] for h in history(run) if "loss" in h]
         asked_once = "shown to the tower" in (run.logs / "sft.log").read_text()
@@ -91,6 +92,22 @@ def test_a_resting_tower_is_asked_once(study, method):
     (one, losses), (two, others) = told.values()
     assert len(losses) == 14 and np.allclose(losses, others, atol=1e-5)
     for name, value in weights(one).items(): assert np.allclose(value, weights(two)[name], atol=1e-4)
+
+
+def test_half_precision_comes_back_from_its_file(tmp_path):
+    import torch
+    from flowers102_study.core.work import Work
+    from flowers102_study.vlm import resting
+    from flowers102_study.vlm.pocket_models import build
+    vlm = build("qwen3-vl-4b", ["rose", "Which flower?"], 0)
+    vlm.net.to(torch.bfloat16).eval()
+    seen = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8)
+    tower = resting.Tower(Work({}, {}, tmp_path / "arm"), vlm, vlm.net, seen.__getitem__, 5, 2)
+    assert tower.folder.name == "tower-bfloat16" and len(list(tower.folder.iterdir())) == 3
+    parts, _ = resting.looked(vlm, seen[2:4])
+    whole = torch.cat([part.reshape(2, -1) for part in parts], 1)
+    assert whole.dtype == torch.bfloat16 and torch.equal(tower.kept(np.array([2, 3])), whole)
+    tower.leave()
 
 
 def test_between_checkpoints_the_best_weights_are_kept_alone(tmp_path):

@@ -108,6 +108,17 @@ def test_answers_that_are_names_are_read_off_their_tree(family, monkeypatch):
     assert asking.examine(vlm, pictures(1), [QUESTION], NAMES)["answer"].tolist() == [NAMES[7]]
 
 
+def test_settings_that_change_answers_are_kept(family, monkeypatch):
+    _, _, vlm = family
+    seen, asked = pictures(2), [QUESTION] * 2
+    assert asking.plain(vlm)
+    plainly = models.answer(vlm, seen, asked, 8)
+    monkeypatch.setattr(vlm.net.generation_config, "repetition_penalty", 5.)
+    assert not asking.plain(vlm)
+    wanted = models.answer(vlm, seen, asked, 8)
+    assert asking.examine(vlm, seen, asked, NAMES[:5], 8)["answer"].tolist() == wanted != plainly
+
+
 def test_many_names_stand_in_several_trees(family, monkeypatch):
     _, _, vlm = family
     seen, some = pictures(2), NAMES[::9]
@@ -144,8 +155,9 @@ def test_what_a_resting_tower_has_kept_is_what_looking_finds(family, tmp_path):
     _, _, vlm = family
     seen, answers = pictures(3), ["a rose", "an iris"]
     numbers = tower_numbers(vlm.net.config, vlm.side)
-    assert resting.kept_bytes(vlm, seen.__getitem__) == 4 * numbers
-    tower = resting.Tower(Work({}, {}, tmp_path / "arm"), vlm, vlm.net, seen.__getitem__, 3, 2)
+    work = Work({}, {}, tmp_path / "arm")
+    assert resting.kept_bytes(work, vlm, seen.__getitem__) == 4 * numbers
+    tower = resting.Tower(work, vlm, vlm.net, seen.__getitem__, 3, 2)
     try:
         rests = training.taught(vlm, tower.blank(2), [QUESTION] * 2, answers) | {
             "tower": tower.kept([2, 0])}
