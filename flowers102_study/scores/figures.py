@@ -58,9 +58,9 @@ def labelled(fig, run, name: str): # as of `save`
 
 def laid_out(fig): # matplotlib's Bbox, in inches: all that is drawn
     "Put everything in its place, once and for all formats."
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     fig.set_layout_engine("none")
-    return fig.get_tightbbox(fig.canvas.get_renderer()).padded(mpl.rcParams["savefig.pad_inches"])
+    return fig.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
 
 
 def shown(fig, png: bytes):
