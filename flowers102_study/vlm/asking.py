@@ -28,9 +28,11 @@ MORE = {"repetition_penalty": 1., "encoder_repetition_penalty": 1., "no_repeat_n
 
 def plain(vlm: VLM) -> bool:
     "Return whether a model's settings ask for nothing but the likeliest allowed token."
-    how = vlm.net.generation_config
+    settings = [part.generation_config for part in (vlm.net, getattr(vlm.net, "language_model", None))
+                if getattr(part, "generation_config", None)] # InstructBLIP's language model has its own
     return (all(len(tokens) == 1 for tokens in forbidden(vlm))
-            and all(getattr(how, name, None) in (None, neutral) for name, neutral in MORE.items()))
+            and all(getattr(how, name, None) in (None, neutral)
+                    for how in settings for name, neutral in MORE.items()))
 
 # %% ../../nbs/vlm/asking.ipynb #a999ba64
 def likeliest(vlm: VLM, states) -> list: # n tokens; states: (n, width)
