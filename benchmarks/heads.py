@@ -2,7 +2,7 @@
 
 One JSON line. Both solve the same penalised problems on the same standardised features, as large as the
 pocket's: the study along a path of penalties, each from the last solution, scikit-learn in a loop. Both
-minimise the same function; the study's values may be higher by 1e-5 at most.
+minimise the same function; the study's values may be higher by 1e-3 at most.
 """
 import sys
 
@@ -57,5 +57,5 @@ if __name__ == "__main__":
     note = (f"{len(places[0][1]):,} pictures of {CLASSES} classes, width {WIDTH}; our values of what is "
             f"minimised are higher by at most {higher:.0e}")
     held = say("P21: heads on six places at three penalties against scikit-learn in a loop", seconds, 5,
-               bool(higher < 1e-5), note)
+               bool(higher < 1e-3), note)
     sys.exit(not held)
