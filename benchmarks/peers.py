@@ -45,7 +45,7 @@ def say(name: str, ours: list, theirs: list, goal: float, equal, note: str):
                               f"theirs {spread(theirs)}; one thread each"}), flush=True)
 
 
-def study(name: str, folder: Path, *words) -> tuple:
+def study(folder: Path, *words) -> tuple:
     "Call the study's command line."
     return timed([Path(sys.executable).with_name("flowers102-study"), *words], folder, COLUMNS="200")
 
@@ -56,7 +56,7 @@ def prepared() -> tuple: # (a copy of the study with the run's data, the base's 
     folder = copy_of_study(Path(tempfile.mkdtemp()))
     shutil.copytree(RUN.parent / ".pocket", folder / "runs/.pocket")
     keys = [f"models.image_size={SIDE}", f"models.system_prompt={SYSTEM}"]
-    study("peer", folder, "run", "data", "prompts", "--name", "peer",
+    study(folder, "run", "data", "prompts", "--name", "peer",
           *(word for key in keys for word in ("--set", key)), *ASKED)
     return folder, next((folder / "runs/.pocket").glob("qwen3-vl-4b-*"))
 
@@ -80,7 +80,7 @@ def evaluated(folder: Path, base: Path, task: str) -> tuple: # (seconds, the job
     import pandas as pd
     arm = folder / "runs/peer/arms" / ("peer" if task == "open-qa" else f"peer.{task}")
     shutil.rmtree(arm, ignore_errors=True)
-    seconds, _ = study("peer", folder, "evaluate", "--model", base, "--name", "peer", "--arm", "peer",
+    seconds, _ = study(folder, "evaluate", "--model", base, "--name", "peer", "--arm", "peer",
                        "--task", task)
     frame = pd.read_parquet(arm / "predictions.parquet")
     measured = json.loads((arm / "result.json").read_text())["measured"]["seconds"]
@@ -115,7 +115,7 @@ def compare_tunings(folder: Path, base: Path):
             "sft.learning_rate": .002, "sft.num_evals": 1, "models.image_size": 48}
     turns = []
     for number in range(REPEATS):
-        study("peer", folder, "run", "data", "prompts", "--name", f"tuned-{number}", *ASKED,
+        study(folder, "run", "data", "prompts", "--name", f"tuned-{number}", *ASKED,
               *(word for key, value in keys.items() for word in ("--set", f"{key}={value}")))
         code = ("from flowers102_study import sft; from flowers102_study.cli import opened_run; "
                 "from flowers102_study.core.launch import run_jobs; "
@@ -139,7 +139,7 @@ def compare_networks(folder: Path):
     from flowers102_study.core.settings import read_profile
     block, turns = read_profile("pocket")["resnet"], []
     for number in range(REPEATS):
-        study("peer", folder, "run", "data", "--name", f"network-{number}", *ASKED)
+        study(folder, "run", "data", "--name", f"network-{number}", *ASKED)
         code = ("from flowers102_study import resnet; from flowers102_study.cli import opened_run; "
                 "from flowers102_study.core.launch import run_jobs; "
                 f"run = opened_run('network-{number}'); "
