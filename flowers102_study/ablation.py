@@ -244,7 +244,8 @@ def halved_jobs(run: Run) -> list: # one job, or none
     require(not run.sft["mixed"], "ablation.base_to_new wants sft.mixed: false: mixed pictures show all "
                                   "classes")
     arm, inputs = arm_job(run), {"data": data_job(run), "prompts": prompts.prompts_job(run)}
-    half = Job("flowers102_study.protocols:halve", run.folder / "prompts", {}, inputs, single=True)
+    half = Job("flowers102_study.protocols:halve", run.folder / "prompts", {}, inputs, single=True,
+               threads=run.launch["threads"])
     model = arm.inputs["model"]
     taught = replace(model, inputs=model.inputs | {"prompts": half})
     return [apart(replace(arm, inputs=arm.inputs | {"model": taught}), ".base-classes", plain_jobs(run))]
@@ -344,7 +345,8 @@ def summary_job(run: Run) -> Job:
                          *(fit_job(run, arm) for arm in bases(run) | controls(run)), *arm_jobs(run))}
     return Job("flowers102_study.ablation:summarise", run.folder / "ablation",
                {"tables": tables, "curves": curves, "seeds": seeds, "halves": halves},
-               every | given(data=data_job(run) if halves else None), single=True)
+               every | given(data=data_job(run) if halves else None), single=True,
+               threads=run.launch["threads"])
 
 # %% ../nbs/06_ablation.ipynb #83784897
 def difference_row(label: str, arm: str, reference: str, predictions: dict, results: dict) -> dict:

@@ -173,7 +173,8 @@ def augment_job(run: Run) -> Job:
             "augment.fraction is a share, above 0 and at most 1; augment.alpha must be above 0")
     return Job("flowers102_study.augment:mix_rows", run.folder / "augment",
                {"seed": run.settings["seed"], "augment": block},
-               {"data": data_job(run), "prompts": prompts_job(run)}, single=True)
+               {"data": data_job(run), "prompts": prompts_job(run)}, single=True,
+               threads=run.launch["threads"])
 
 
 def jobs(run: Run) -> list:

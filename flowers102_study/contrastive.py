@@ -163,7 +163,7 @@ def arm_jobs(run: Run) -> list:
     return [Job(f"flowers102_study.contrastive:{function}", run.arm(f"{arm}{tail}"),
                 {"model": source} | spec, given(data=data_job(run), features=embed_job(run, arm),
                                                 model=dual_job(run, arm)),
-                single=True, stage="resnet")
+                single=True, stage="resnet", threads=run.launch["threads"])
             for arm, source in models(run).items() for tail, (function, spec) in uses(run).items()]
 
 # %% ../nbs/contrastive.ipynb #0bccadfc

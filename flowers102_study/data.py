@@ -328,7 +328,8 @@ def jobs(run: Run) -> list:
 def audit_job(run: Run) -> Job:
     "Build the job that looks for near-duplicates."
     return Job("flowers102_study.data:audit", run.folder / "audit",
-               {"near": run.data["near_duplicate_bits"]}, {"data": data_job(run)}, single=True)
+               {"near": run.data["near_duplicate_bits"]}, {"data": data_job(run)}, single=True,
+               threads=run.launch["threads"])
 
 
 def expected(run: Run) -> tuple: # (pictures, classes)

@@ -106,7 +106,8 @@ def judge_job(run: Run) -> Job:
             "drawn": run.drawn}
     again = {job.name: job for jobs in seeds.values() for job in jobs}
     return Job("flowers102_study.hypotheses:judge", run.folder / "hypotheses", spec,
-               {"audit": audit_job(run)} | named | again, single=True)
+               {"audit": audit_job(run)} | named | again, single=True,
+               threads=run.launch["threads"])
 
 # %% ../nbs/07_hypotheses.ipynb #77a4e105
 def jobs(run: Run) -> list:

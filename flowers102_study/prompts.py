@@ -280,7 +280,7 @@ def prompts_job(run: Run) -> Job:
     return Job("flowers102_study.prompts:write_prompts", run.folder / "prompts",
                {"seed": run.settings["seed"], "prompts": block,
                 "kinship": digest([[name, kinship(name)] for name in sorted(taxonomy())])},
-               {"data": data_job(run)}, single=True)
+               {"data": data_job(run)}, single=True, threads=run.launch["threads"])
 
 
 def jobs(run: Run) -> list:

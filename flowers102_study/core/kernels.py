@@ -18,8 +18,9 @@ from .launch import (LIBRARIES, LOADED_WITH, end_with_parent, started,
 
 # %% ../../nbs/core/kernels.ipynb #f9c0c741
 # what a kernel works with, and what jobs of several stages do; not trackio, which reads its folder once
-SHOWING = ["ipykernel.kernelapp", "matplotlib.pyplot", "seaborn", "nbformat", "transformers.trainer",
-           "sklearn.linear_model"]
+SHOWING = ["ipykernel.kernelapp", "matplotlib.pyplot", "seaborn",
+           "flowers102_study.core.notebooks", "nbformat", "transformers.trainer", "torch._dynamo",
+           "sklearn.linear_model", "statsmodels.stats.contingency_tables"]
 # read by matplotlib as it is loaded; ipykernel would set it
 INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 

@@ -7,8 +7,8 @@ __all__ = ['CHILD', 'INHERITED', 'KEPT', 'LIBRARIES', 'READ_ONCE', 'LOADED_WITH'
            'lanes', 'accelerate_config', 'chosen_config', 'nodes', 'launcher', 'command', 'own_devices',
            'sharded_on_cpus', 'fixed', 'environment', 'child', 'work', 'own_words', 'give_back', 'run_jobs',
            'start_ready', 'work_off', 'ready_jobs', 'next_jobs', 'left_to_do', 'say_missing', 'open_stage',
-           'load_ahead', 'surroundings', 'become', 'end_with_parent', 'started', 'write_plan', 'forked', 'start_lane',
-           'stop', 'read_lane', 'check_ended']
+           'load_ahead', 'load_for', 'surroundings', 'become', 'end_with_parent', 'started', 'write_plan', 'forked',
+           'start_lane', 'stop', 'read_lane', 'check_ended']
 
 # %% ../../nbs/core/launch.ipynb #063c0d6c
 import importlib
@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import traceback
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import connection, forkserver
 from pathlib import Path
 from types import ModuleType
@@ -271,6 +271,7 @@ def work_off(
     spare=None, # (jobs, failed ones) -> those to go on with; None: an error is raised
 ):
     "Start lanes as their jobs become ready, and wait for what they do."
+    load_for(run, waiting)
     at_work = []
     try:
         while waiting or at_work:
@@ -347,7 +348,7 @@ def open_stage(
     take_nodes(run)
     jobs = importlib.import_module(f"flowers102_study.{stage}").jobs(run)
     say_missing(run, stage, jobs)
-    if not all(job.done() for job in jobs if forked(run, job)): load_ahead(run)
+    load_for(run, [job for job in jobs if not job.done()])
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
 # what a job on a CPU works with, loaded once for all that a notebook starts
@@ -370,6 +371,13 @@ def load_ahead(run: Run) -> bool: # whether jobs may be forked: False after a ch
     with surroundings(LOADED_WITH): forkserver.ensure_running()
     read = lambda some: {k: v for k, v in some.items() if k.startswith(READ_ONCE)}
     return read(LOADED_WITH) == read(settings)
+
+
+def load_for(run: Run, jobs: list): # of Job, to be done
+    "Load libraries ahead for networks, and for so many other jobs that each would load more by itself."
+    left = [job for job in jobs if forked(run, job)]
+    if len(left) < 3 and all(job.single for job in left): return
+    with suppress(OSError): load_ahead(run) # a path too long: each job is started by itself
 
 # %% ../../nbs/core/launch.ipynb #ac7a0692
 @contextmanager
@@ -422,9 +430,8 @@ def write_plan(plan: Path, jobs: list):
 
 def forked(run: Run, job: Job) -> bool:
     "Return whether a job's process is forked; elsewhere than on Linux libraries do not survive that."
-    alone = job.single and not job.threads # it may start processes of its own
     if on_cluster(run) or devices() or sys.platform != "linux": return False
-    return not alone and not launcher(run, job.single)
+    return not launcher(run, job.single)
 
 # %% ../../nbs/core/launch.ipynb #54fde1aa
 def start_lane(
@@ -443,7 +450,8 @@ def start_lane(
     settings = environment(run, first.threads or run.launch["threads"], first.single)
     receive, send = multiprocessing.Pipe(duplex=False)
     how = (words, settings, run.folder, plan, processes(run, first.single), send)
-    try: lane = started("forkserver" if forked(run, first) and load_ahead(run) else "spawn", how)
+    ahead = lambda: forked(run, first) and LOADED_WITH and load_ahead(run)
+    try: lane = started("forkserver" if ahead() else "spawn", how)
     except (OSError, EOFError): lane = started("spawn", how) # a library that breaks, a path too long
     send.close()
     lane.jobs, lane.number, lane.title, lane.words = jobs, number, title, []

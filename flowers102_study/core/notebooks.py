@@ -25,6 +25,9 @@ from .masking import masked
 from .records import READS, known_sum, sha256, still, write, write_json
 from .settings import Run, project_root
 
+# nbformat's checks build a grammar of addresses, for two seconds, which no notebook's check asks for
+sys.modules.setdefault("rfc3987_syntax", None)
+
 # %% ../../nbs/core/notebooks.ipynb #2a8b5fbd
 def told(path: Path) -> dict: # empty, where there is none or it is damaged
     "Read a note of an earlier execution."

@@ -117,6 +117,7 @@ def test_a_lane_whose_parent_dies_leaves_nothing_behind(study, monkeypatch, faul
     there, go = study / "there", study / "go" # where nobody ever writes
     for pipe in (there, go): os.mkfifo(pipe)
     fault(at="flowers102_study.core.progress:progress", do="hold", there=str(there), go=str(go))
+    launch.load_ahead(run)
     lane = launch.start_lane(run, [job], "lane", launch.Board([]))
     assert int(there.read_text()) == lane.pid # at work
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
