@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from flowers102_study.core.kernels import kernels_ahead, share_server
-from flowers102_study.core.launch import LOADED_WITH, environment, started
-from flowers102_study.core.settings import open_run
+from flowers102_study.core.kernels import share_server
+from flowers102_study.core.launch import LOADED_WITH, started
 from house import notebooks
+from loaded import load, write_to
 
 
 def try_notebook(path: Path, log: Path, loaded_with: dict):
     "Run a notebook's tests as nbdev_test does, in this process, and end with their status."
-    output = os.open(log, os.O_WRONLY | os.O_CREAT)
-    for stream in (1, 2): os.dup2(output, stream)
+    for stream in (1, 2): write_to(log, stream)
     os.environ |= {"OMP_NUM_THREADS": "1"}
     tempfile.tempdir = None
     share_server(loaded_with)
@@ -32,9 +31,8 @@ def try_notebook(path: Path, log: Path, loaded_with: dict):
 
 @pytest.mark.parametrize("path", notebooks(ROOT),
                          ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
-def test_notebook(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    kernels_ahead(environment(open_run("smoke"), threads=1))
+def test_notebook(path, tmp_path):
+    load(ROOT)
     process = started("forkserver", (path, tmp_path / "log", dict(LOADED_WITH)), try_notebook)
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]

@@ -34,9 +34,10 @@ def main():
         embedding_size=32, hidden_sizes=[width, 2 * width, 4 * width, 6 * width], depths=[1, 1, 1, 1],
         layer_type="basic", num_labels=len(names), id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)}))
+    warmup = round(float(WARMUP) * int(EPOCHS) * -(-len(data["train"]) // int(BATCH)))
     how = TrainingArguments(OUT, num_train_epochs=int(EPOCHS), per_device_train_batch_size=int(BATCH),
                             per_device_eval_batch_size=256, learning_rate=float(RATE),
-                            lr_scheduler_type="cosine", warmup_ratio=float(WARMUP),
+                            lr_scheduler_type="cosine", warmup_steps=warmup,
                             weight_decay=float(DECAY), label_smoothing_factor=float(SMOOTHING),
                             eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
                             load_best_model_at_end=True, metric_for_best_model="accuracy",

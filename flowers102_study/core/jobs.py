@@ -127,9 +127,9 @@ def stage_of(job: Job) -> str:
 
 
 def check_inputs(run: Run, jobs: list):
-    "Raise FileNotFoundError that names the stage to run first, where an input is missing."
+    "Raise SettingsError that names the stage to run first, where an input is missing."
     own = {job.out for job in jobs}
     for job in {job.out: job for user in jobs for job in user.inputs.values()}.values():
         if job.out not in own and not job.done():
-            raise FileNotFoundError(f"{shown(job.out)} is not there yet, or was made with other "
-                                    f"settings; first run: {run.command(stage_of(job))}")
+            raise SettingsError(f"{shown(job.out)} is not there yet, or was made with other settings; "
+                                f"first run: {run.command(stage_of(job))}")

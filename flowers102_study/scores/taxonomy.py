@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['table_lines', 'taxonomy', 'table_name', 'species_forms', 'scientific_forms', 'one_species_genera', 'other_plants',
-           'one_plant', 'kinship']
+           'one_plants', 'one_plant', 'kinship']
 
 # %% ../../nbs/scores/taxonomy.ipynb #efdd3b38
 import functools
@@ -74,10 +74,16 @@ def other_plants() -> list:
     return [plant.strip() for line in table_lines()["!"] for plant in line.split(";")]
 
 
+@functools.cache
+def one_plants() -> list: # of sets of classes
+    "List the classes of which one shows or contains the other."
+    return [set(map(str.strip, line.split(";"))) for line in table_lines()["="]]
+
+
 def one_plant(one: str, two: str) -> bool:
     "Return whether one of two classes shows or contains the other, so that both names are right."
-    known = [set(map(str.strip, line.split(";"))) for line in table_lines()["="]]
-    return any({table_name(one), table_name(two)} <= classes for classes in known)
+    both = {table_name(one), table_name(two)}
+    return any(both <= classes for classes in one_plants())
 
 
 def kinship(
