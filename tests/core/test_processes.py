@@ -13,21 +13,26 @@ from flowers102_study.core.launch import CHILD, run_jobs
 from flowers102_study.core.settings import open_run
 
 
+def opened(frozen: bool, processes: int, config: str):
+    return open_run("smoke", f"{frozen}-{processes}-{config}",
+                    overrides={"resnet.freeze_backbone": frozen, "resnet.compare": ["mixcut"],
+                               "resnet.augmentation": "mixcut", "launch.num_processes": processes,
+                               "launch.accelerate_config": config, "launch.parallel_jobs": 1})
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the same data
     from conftest import copy_of_study
     study, before, runs = copy_of_study(tmp_path_factory.mktemp("processes")), os.getcwd(), {}
     os.chdir(study)
     try:
-        for frozen, processes, config in ((True, 1, "ddp"), (True, 2, "ddp"), (True, 2, "fsdp2"),
-                                          (False, 1, "ddp"), (False, 2, "ddp"), (False, 2, "fsdp2")):
-            run = open_run("smoke", f"{frozen}-{processes}-{config}",
-                           overrides={"resnet.freeze_backbone": frozen, "resnet.compare": ["mixcut"],
-                                      "resnet.augmentation": "mixcut", "launch.num_processes": processes,
-                                      "launch.accelerate_config": config, "launch.parallel_jobs": 1})
-            run_jobs(run, [data.data_job(run)], "data")
-            run_jobs(run, resnet.network_jobs(run), "resnet")
-            runs[frozen, processes, config] = run
+        for processes, config in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")):
+            jobs = []
+            for frozen in (True, False):
+                run = runs[frozen, processes, config] = opened(frozen, processes, config)
+                run_jobs(run, [data.data_job(run)], "data")
+                jobs += resnet.network_jobs(run)
+            run_jobs(run, jobs, "resnet") # both in one launch
     finally: os.chdir(before)
     return runs
 

@@ -169,6 +169,7 @@ def test_failure_keeps_what_happened(study):
     assert "did not finish" in executed["cells"][0]["source"][0]
     assert any(o["output_type"] == "error" for c in executed["cells"] for o in c.get("outputs", []))
     assert not (study / "runs/smoke-pictures/data").exists()
+    assert not list(study.glob("runs/.pocket/*-*")) # nor models for what cannot be
 
 
 def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):

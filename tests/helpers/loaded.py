@@ -37,9 +37,8 @@ def become_command(words: list, folder: Path, settings: dict, loaded_with: dict,
     main()
 
 
-def command(folder: Path, words: list, settings: dict, root: Path) -> subprocess.CompletedProcess:
+def command(folder: Path, words: list, settings: dict) -> subprocess.CompletedProcess:
     "Run `flowers102-study` with some words in a folder."
-    load(root)
     with tempfile.TemporaryDirectory() as place:
         logs = Path(place) / "stdout", Path(place) / "stderr"
         process = started("forkserver", (words, folder, settings, dict(LOADED_WITH), logs),
