@@ -22,9 +22,9 @@ QUESTION = "Which flower is this? Answer with its name only."
 GROUPS = { # {panel: ({work: goal}, sizes)}
     "pictures": ({"reading": 1, "near-duplicates": 2, "a linear head": 1, "neighbours": 2,
                   "a paired test": 1}, (1000, 3000, 10_000, 30_000, 100_000)),
-    "classes": ({"a ranked picture": 1, "reading an answer": 1, "a linear head of classes": 1},
+    "classes": ({"a ranked picture": 1, "reading an answer": 1, "a head for all classes": 1},
                 (10, 30, 100, 300, 1000)),
-    "width": ({"a training step": 2, "a ranked picture of width": 2}, (96, 192, 384, 768))}
+    "width": ({"a training step": 2, "ranking a picture": 2}, (96, 192, 384, 768))}
 LEFT_OUT = {("reading", 100_000): "twelve minutes of drawing", ("reading", 30_000): "four"}
 
 
@@ -120,8 +120,8 @@ def answers(count: int):
 
 WORK = {"reading": read, "near-duplicates": near, "a linear head": lambda n: head(n, 102),
         "neighbours": votes, "a paired test": tested, "a ranked picture": ranked,
-        "reading an answer": answers, "a linear head of classes": lambda k: head(20_000, k),
-        "a training step": step, "a ranked picture of width": lambda width: ranked(102, width)}
+        "reading an answer": answers, "a head for all classes": lambda k: head(20_000, k),
+        "a training step": step, "ranking a picture": lambda width: ranked(102, width)}
 
 
 def held(field: str) -> int: # bytes; field: VmRSS or VmHWM
@@ -167,25 +167,30 @@ def say(group: str, work: str, goal: float, points: dict) -> bool: # whether it 
     return seconds < goal + .25
 
 
-def drawn(found: dict, path: Path): # found: {panel: {work: points}}
-    "Draw a panel for each kind of growth, seconds above and memory below."
+def drawn(found: dict, path: Path): # found: {what grows: {work: points}}
+    "Draw a row for each kind of growth: seconds, and memory beside them."
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
     from flowers102_study.scores.figures import COLOURS, MARKERS, WIDTH, style
     style()
-    fig, axes = plt.subplots(2, len(found), figsize=(WIDTH, 4.6), sharex="col")
-    for column, (group, works) in zip(axes.T, found.items()):
+    fig, rows = plt.subplots(len(found), 2, figsize=(WIDTH, 2.1 * len(found)))
+    for (seconds, memory), (group, works) in zip(rows, found.items()):
         for (work, points), colour, marker in zip(works.items(), COLOURS, MARKERS):
-            for ax, which, unit in ((column[0], 0, 1), (column[1], 1, 1e6)):
-                sizes = sorted(points)
-                label = f"{work}: {exponent(points, which):.1f}"
-                ax.loglog(sizes, [max(points[s][which] / unit, 1e-4) for s in sizes], color=colour,
-                          marker=marker, ms=4, lw=1.2, label=label)
-        column[0].set_title(group)
-        column[1].set_xlabel(group)
-        for ax in column: ax.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(0, 1.0))
-    axes[0, 0].set_ylabel("seconds"); axes[1, 0].set_ylabel("peak memory (MB)")
+            sizes = sorted(points)
+            exponents = [abs(round(exponent(points, which), 1)) for which in (0, 1)]
+            label = f"{work} ({exponents[0]}, {exponents[1]})"
+            for ax, which, unit in ((seconds, 0, 1), (memory, 1, 1e6)):
+                ax.loglog(sizes, [max(points[s][which] / unit, .1 if which else .01) for s in sizes],
+                          color=colour, marker=marker, ms=3.5, lw=1.2, label=label)
+        for ax, unit in ((seconds, "s"), (memory, "MB")):
+            ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=6)
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            ax.minorticks_off()
+            ax.set(xlabel=group, ylabel=unit)
+        memory.legend(loc="center left", bbox_to_anchor=(1, .5), fontsize=7,
+                      title="exponents: seconds, memory", title_fontsize=7)
+    rows[0, 0].set_title("seconds"); rows[0, 1].set_title("peak memory beyond the libraries'")
     fig.savefig(path, dpi=160, bbox_inches="tight", facecolor="white", metadata={"Software": None})
 
 
