@@ -1,8 +1,8 @@
-"""What a second process brings: fine-tuning, answering and features on one process and on two (gloo).
+"""What more processes bring: fine-tuning, answering and features on one, two and four of them (gloo).
 
-One JSON line a job. The same jobs take turns on one process and on two, each process with one thread;
-seconds are those that the jobs themselves measure, loading the model included. Losses must agree to
-1e-4, features to 1e-4, and answers must be the same.
+One JSON line a job. The same jobs take turns, each process with one thread; seconds are those that the
+jobs themselves measure, loading the model included. Losses must agree to 1e-4, features to 1e-4, and
+answers must be the same.
 """
 import json
 import os
@@ -16,9 +16,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/helpers")]
-REPEATS = 3
+REPEATS, WORLDS = 3, (1, 2, 4)
 SETTINGS = {"data.species": 30, "data.pictures": 2400, "data.image_size": 48, "baselines.batch_size": 64,
-            "sft.batch_size": 64, "sft.micro_batch_size": 32, "sft.max_steps": 40, "sft.num_evals": 1,
+            "sft.batch_size": 64, "sft.micro_batch_size": 16, "sft.max_steps": 40, "sft.num_evals": 1,
             "classifier.batch_size": 64, "launch.parallel_jobs": 1}
 
 
@@ -59,11 +59,26 @@ def prepared():
     from flowers102_study import baselines, data, prompts
     from flowers102_study.core.launch import run_jobs
     from flowers102_study.core.settings import open_run
-    for world in (1, 2):
+    for world in WORLDS:
         run = open_run("smoke", f"processes-{world}", overrides=SETTINGS)
         before = [data.data_job(run), prompts.prompts_job(run), baselines.world_job(run),
                   baselines.model_job(run, "qwen3-vl-4b")]
         run_jobs(run, before, "before")
+
+
+def say(what: str, world: int, turns: list) -> bool: # whether results agree
+    "Print what several processes bring."
+    ratios = [turn[1][what][0] / turn[world][what][0] for turn in turns]
+    apart = max(float(abs(turn[1][what][1] - turn[world][what][1]).max()) for turn in turns)
+    alone, beside = (statistics.median(turn[k][what][0] for turn in turns) for k in (1, world))
+    print(json.dumps({"name": f"P7: {world} processes against one, {what}",
+                      "goal": 1.6 if world == 2 else None,
+                      "ratio": round(statistics.median(ratios), 2), "equal": apart < 1e-4,
+                      "n": len(turns),
+                      "note": f"one thread each, {os.cpu_count()} cores; {alone:.1f} s on one, "
+                              f"{beside:.1f} s on {world}; ratios {min(ratios):.2f} to "
+                              f"{max(ratios):.2f}; results differ by at most {apart:.0e}"}), flush=True)
+    return apart < 1e-4
 
 
 def main() -> bool:
@@ -71,19 +86,10 @@ def main() -> bool:
     os.chdir(copy_of_study(Path(tempfile.mkdtemp())))
     sys.stdout, out = open(os.devnull, "w"), sys.stdout
     prepared()
-    turns = [(made(1), made(2)) for _ in range(REPEATS)]
+    turns = [{world: made(world) for world in WORLDS} for _ in range(REPEATS)]
     sys.stdout, held = out, True
-    for what in turns[0][0]:
-        ratios = [one[what][0] / two[what][0] for one, two in turns]
-        apart = max(float(abs(one[what][1] - two[what][1]).max()) for one, two in turns)
-        alone, both = (statistics.median(turn[k][what][0] for turn in turns) for k in (0, 1))
-        held &= apart < 1e-4
-        print(json.dumps({"name": f"P7: two processes against one, {what}", "goal": 1.6,
-                          "ratio": round(statistics.median(ratios), 2), "equal": apart < 1e-4,
-                          "n": REPEATS,
-                          "note": f"one thread each, {os.cpu_count()} cores; {alone:.1f} s on one, "
-                                  f"{both:.1f} s on two; ratios {min(ratios):.2f} to {max(ratios):.2f}; "
-                                  f"results differ by at most {apart:.0e}"}), flush=True)
+    for world in WORLDS[1:]:
+        for what in turns[0][1]: held &= say(what, world, turns)
     return held
 
 
