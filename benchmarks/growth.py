@@ -1,10 +1,11 @@
-"""How seconds and memory grow: with pictures, classes, the width of a model, and processes.
+"""How seconds and memory grow: with pictures, classes, and the width of a model.
 
     python benchmarks/growth.py [FIGURE.png]
 
 One JSON line for each kind of work: `ratio` is the exponent e of seconds ~ size^e, fitted over the
-larger half of the sizes; 1 is linear. Every point is a process of its own, so that its peak is its own;
-what it held before the work began is taken off. The figure has a panel for each kind of growth.
+three largest sizes; 1 is linear. The first call's imports, about a second, count. Every point is a
+process of its own, so that its peak is its own; what it held before the work began is taken off. The
+figure has a row for each kind of growth.
 """
 import json
 import os
@@ -152,8 +153,8 @@ def measured(work: str, sizes: tuple) -> dict: # {size: (seconds, bytes)}
 
 
 def exponent(points: dict, which: int) -> float: # which: 0 seconds, 1 bytes
-    "Fit the slope over the larger half of the sizes."
-    sizes = sorted(points)[len(points) // 2 - 1:]
+    "Fit the slope over the three largest sizes."
+    sizes = sorted(points)[-3:]
     values = [max(points[size][which], 1e-9) for size in sizes]
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
@@ -178,7 +179,7 @@ def drawn(found: dict, path: Path): # found: {what grows: {work: points}}
     for (seconds, memory), (group, works) in zip(rows, found.items()):
         for (work, points), colour, marker in zip(works.items(), COLOURS, MARKERS):
             sizes = sorted(points)
-            exponents = [abs(round(exponent(points, which), 1)) for which in (0, 1)]
+            exponents = [round(exponent(points, k), 1) + 0. for k in (0, 1)] # no -0.0
             label = f"{work} ({exponents[0]}, {exponents[1]})"
             for ax, which, unit in ((seconds, 0, 1), (memory, 1, 1e6)):
                 ax.loglog(sizes, [max(points[s][which] / unit, .1 if which else .01) for s in sizes],
@@ -190,7 +191,8 @@ def drawn(found: dict, path: Path): # found: {what grows: {work: points}}
             ax.set(xlabel=group, ylabel=unit)
         memory.legend(loc="center left", bbox_to_anchor=(1, .5), fontsize=7,
                       title="exponents: seconds, memory", title_fontsize=7)
-    rows[0, 0].set_title("seconds"); rows[0, 1].set_title("peak memory beyond the libraries'")
+    rows[0, 0].set_title("seconds")
+    rows[0, 1].set_title("peak memory beyond the libraries', 0.1 MB or more")
     fig.savefig(path, dpi=160, bbox_inches="tight", facecolor="white", metadata={"Software": None})
 
 

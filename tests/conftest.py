@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from flowers102_study.core.work import Work
-from loaded import command, load
+from loaded import command, fits, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "flowers102"
@@ -23,7 +23,6 @@ def pytest_addoption(parser):
     parser.addoption("--table", action="store_true", help="the faults whole, with a line a row")
 
 
-SERVED = ("run", "publish", "results", "verify") # by processes that find the libraries loaded
 SMOKE = ("--set", "launch.parallel_jobs=1") # of the run that tests share
 # made up: what no file of a run may hold
 SECRETS = {"HF_TOKEN": "hf_" + "Zq7" * 9, "THEIR_API_KEY": "made-up-key-91x7",
@@ -46,10 +45,8 @@ def copy_of_study(folder: Path) -> Path:
 def call(folder: Path, *words, check: bool = True, **environment):
     "Run a program of the environment in a folder; its output is text."
     program = [str(Path(sys.executable).with_name(words[0])), *map(str, words[1:])]
-    # what is set for it alone may have to be there when libraries are loaded, and so has one fault
-    real = environment or "flock" in os.environ.get("FAULT", "")
-    if words[0] == "flowers102-study" and words[1] in SERVED and not real:
-        done = command(folder, program, dict(os.environ))
+    if words[:2] == ("flowers102-study", "run") and not environment and fits():
+        done = command(folder, program, ROOT)
     else:
         done = subprocess.run(program, cwd=folder, env=os.environ | environment, capture_output=True,
                               text=True)

@@ -13,7 +13,7 @@ from conftest import ROOT
 from flowers102_study.core.kernels import share_server
 from flowers102_study.core.launch import LOADED_WITH, started
 from house import notebooks
-from loaded import write_to
+from loaded import load, write_to
 
 
 def try_notebook(path: Path, log: Path, loaded_with: dict):
@@ -32,6 +32,7 @@ def try_notebook(path: Path, log: Path, loaded_with: dict):
 @pytest.mark.parametrize("path", notebooks(ROOT),
                          ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_notebook(path, tmp_path):
+    load(ROOT) # a test may have ended it
     process = started("forkserver", (path, tmp_path / "log", dict(LOADED_WITH)), try_notebook)
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]

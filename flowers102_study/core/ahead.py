@@ -69,8 +69,10 @@ def work_through(run: Run, chosen: list, say): # say: a function of a stage whos
     def spare(waiting: list, lost: list):
         failed.update(job.out for job in lost if not job.done())
         left = without(waiting, failed)
+        if any(run.folder in job.out.parents for job in left): return left
         # models that other runs use, too, are not made for a run of which nothing is left to do
-        return left if any(run.folder in job.out.parents for job in left) else []
+        failed.update(job.out for job in left)
+        return []
     with locked(run, jobs) as release:
         work_off(run, jobs, stage_by_out, Board([]), lambda left: (release(left), tell(left)), spare)
     require(not failed, "some jobs have failed")

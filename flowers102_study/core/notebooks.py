@@ -20,12 +20,13 @@ from pathlib import Path
 
 from .keys import is_example, notebook_key
 from .kernels import forking_manager, kernels_ahead
-from .launch import LOADED_WITH, environment, surroundings
+from .launch import environment, surroundings
 from .masking import masked
 from .records import READS, known_sum, sha256, still, write, write_json
 from .settings import Run, project_root
 
-# nbformat's checks build a grammar of addresses, for two seconds, which no notebook's check asks for
+# jsonschema, which nbformat imports, would build a grammar of web addresses for two seconds; no check of
+# a notebook asks for it. None: importing it fails, and jsonschema goes on without
 sys.modules.setdefault("rfc3987_syntax", None)
 
 # %% ../../nbs/core/notebooks.ipynb #2a8b5fbd
@@ -121,7 +122,7 @@ def papermill_run(
 
 def forked_kernels(run: Run, wanted: bool = True) -> dict: # papermill's option
     "Have kernels forked where that can be had; it takes private parts of Python that may change."
-    if sys.platform != "linux" or not (wanted or LOADED_WITH): return {}
+    if sys.platform != "linux" or not wanted: return {}
     try:
         with surroundings(os.environ | QUIET): kernels_ahead(environment(run, run.launch["threads"]))
         return {"kernel_manager_class": forking_manager()}

@@ -75,9 +75,9 @@ def other_plants() -> list:
 
 
 @functools.cache
-def one_plants() -> list: # of sets of classes
+def one_plants() -> tuple: # of frozensets of classes
     "List the classes of which one shows or contains the other."
-    return [set(map(str.strip, line.split(";"))) for line in table_lines()["="]]
+    return tuple(frozenset(map(str.strip, line.split(";"))) for line in table_lines()["="])
 
 
 def one_plant(one: str, two: str) -> bool:

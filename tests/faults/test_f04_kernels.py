@@ -20,8 +20,9 @@ def test_a_killed_kernel(smoke, tmp_path, fault, stage):
     notebook = next((study / "nbs").glob(f"[0-9]*_{stage}.ipynb")).name
     shutil.rmtree(study / "runs/smoke" / MISSING[stage])
     before = stamps(study)
+    # COLUMNS: an environment of its own, so that the kernel is one as users have
     again = lambda check=True: call(study, "flowers102-study", "run", stage, "--profile", "smoke",
-                                    check=check)
+                                    check=check, COLUMNS="100")
     fault(at="flowers102_study.core.launch:run_jobs", do="kill")
     told = again(check=False)
     fault()

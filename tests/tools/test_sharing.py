@@ -337,9 +337,9 @@ def test_a_published_fine_tuned_model_gets_the_same_record(study, run, tmp_path)
                 "smoke", "--arm", WORDS, check=False)
     assert told.returncode == 2 and "an arm 'qwen3-vl-4b-sft' of its own" in told.stderr
     (run.folder / "prompts").rename(run.folder / "aside")
-    told = call(study, "flowers102-study", "evaluate", "--model", tmp_path / "Flowers-SFT", "--name",
-                "smoke", "--arm", "again", check=False)
-    (run.folder / "aside").rename(run.folder / "prompts")
+    try: told = call(study, "flowers102-study", "evaluate", "--model", tmp_path / "Flowers-SFT",
+                     "--name", "smoke", "--arm", "again", check=False)
+    finally: (run.folder / "aside").rename(run.folder / "prompts")
     assert told.returncode == 2 and "first run: flowers102-study run prompts" in told.stderr
     assert "Traceback" not in told.stderr
 
