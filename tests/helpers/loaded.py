@@ -50,7 +50,7 @@ def become_command(words: list, folder: Path, settings: dict, loaded_with: dict,
     share_server(loaded_with)
     sys.argv = words
     forked = notebooks.forked_kernels
-    notebooks.forked_kernels = lambda run, wanted: forked(run) # a single stage's kernel, too
+    notebooks.forked_kernels = lambda run, wanted=True: forked(run) # a single stage's kernel, too
     from flowers102_study.commands import main
     main()
 
