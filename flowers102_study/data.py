@@ -214,11 +214,10 @@ def prepare_data(
     work.checkpoints.mkdir(parents=True, exist_ok=True) # goes when the folder is sealed
     write_data(work, work.checkpoints)
 
-
+# %% ../nbs/00_data.ipynb #242481ef
 def write_data(work: Work, place: Path): # place: for files that are not needed afterwards
     "Collect, read, cut, hash and write."
     block, seed, folder = work.spec["data"], work.spec["seed"], work.folder
-    # forked from a process that has used no thread of a library: they read with Pillow and NumPy
     with ProcessPoolExecutor(os.cpu_count(), initializer=with_parent) as pool:
         found = collect(block, seed, pool)
         pictures, read, left_out = read_all(found.pictures, block, pool, work.progress, place)

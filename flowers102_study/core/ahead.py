@@ -53,7 +53,7 @@ def without(jobs: list, lost: set) -> list: # lost: folders
         jobs = [job for job in jobs if job not in gone]
     return jobs
 
-
+# %% ../../nbs/core/ahead.ipynb #fd6bdd7c
 def work_through(run: Run, chosen: list, say): # say: a function of a stage whose jobs are done
     "Work through the jobs of stages."
     jobs, stage_by_out = listed(run, chosen)
