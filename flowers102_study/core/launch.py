@@ -373,7 +373,7 @@ def load_ahead(run: Run) -> bool: # whether jobs may be forked: False after a ch
     return read(LOADED_WITH) == read(settings)
 
 
-FEW = 2 # jobs without a network, which load less by themselves: a second or two each, against six
+FEW = 2 # jobs without a network, which by themselves load less than all libraries are
 
 
 def load_for(run: Run, jobs: list): # of Job, to be done
