@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from flowers102_study.core.forks import LOADED_WITH, started
 from flowers102_study.core.kernels import share_server
-from flowers102_study.core.launch import LOADED_WITH, started
 from house import notebooks
 from loaded import load, write_to
 
@@ -33,6 +33,6 @@ def try_notebook(path: Path, log: Path, loaded_with: dict):
                          ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_notebook(path, tmp_path):
     load(ROOT) # a test may have ended it
-    process = started("forkserver", (path, tmp_path / "log", dict(LOADED_WITH)), try_notebook)
+    process = started("forkserver", try_notebook, (path, tmp_path / "log", dict(LOADED_WITH)))
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]

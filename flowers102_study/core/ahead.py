@@ -13,10 +13,10 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 
+from .forks import LOADED_WITH, end_with_parent, started
 from .jobs import alone, check_inputs
 from .kernels import share_server
-from .launch import (LOADED_WITH, end_with_parent, on_cluster, started, stop,
-                                          take_nodes, work_off)
+from .launch import on_cluster, stop, take_nodes, work_off
 from .notebooks import QUIET, finished, forked_kernels, stage_module
 from .progress import Board
 from .settings import Run, open_run, require
@@ -107,7 +107,7 @@ class Ahead:
         # jobs inherit what a notebook's would
         settings, loaded_with = os.environ | QUIET, dict(LOADED_WITH) if loaded else {}
         how = (run.asked, chosen, settings, loaded_with, send)
-        self.lane = started("forkserver" if loaded else "spawn", how, serve)
+        self.lane = started("forkserver" if loaded else "spawn", serve, how)
         send.close()
 
     def wait_for(self, stage: str):

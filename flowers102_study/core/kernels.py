@@ -13,8 +13,7 @@ import tempfile
 import threading
 from multiprocessing import forkserver, resource_tracker
 
-from .launch import (LIBRARIES, LOADED_WITH, end_with_parent, started,
-                                          surroundings)
+from .forks import LOADED_WITH, end_with_parent, load_libraries, started
 
 # %% ../../nbs/core/kernels.ipynb #f9c0c741
 # what a kernel works with, and what jobs of several stages do; not trackio, which reads its folder once
@@ -80,7 +79,7 @@ def forking_manager(): # a class, for nbclient's kernel_manager_class
     class Forking(LocalProvisioner):
         async def launch_kernel(self, cmd, **how):
             settings, folder = how["env"], str(how.get("cwd") or os.getcwd())
-            try: lane = started("forkserver", (cmd, settings, folder, LOADED_WITH), serve)
+            try: lane = started("forkserver", serve, (cmd, settings, folder, LOADED_WITH))
             except (OSError, EOFError): return await super().launch_kernel(cmd, **how)
             self.process = Forked(lane)
             self.pid = self.pgid = lane.pid
@@ -99,6 +98,4 @@ def forking_manager(): # a class, for nbclient's kernel_manager_class
 # %% ../../nbs/core/kernels.ipynb #3a24286f
 def kernels_ahead(settings: dict): # of the environment, in which the libraries are loaded
     "Start the process that kernels are forked from; it loads the libraries while others go on."
-    if not LOADED_WITH: LOADED_WITH.update(settings | INLINE)
-    forkserver.set_forkserver_preload(LIBRARIES + SHOWING)
-    with surroundings(LOADED_WITH): forkserver.ensure_running()
+    load_libraries(settings | INLINE, SHOWING)

@@ -18,9 +18,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from .forks import surroundings
 from .keys import is_example, notebook_key
 from .kernels import forking_manager, kernels_ahead
-from .launch import environment, surroundings
+from .launch import environment
 from .masking import masked
 from .records import READS, known_sum, sha256, still, write, write_json
 from .settings import Run, project_root

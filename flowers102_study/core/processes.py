@@ -7,6 +7,7 @@ __all__ = ['HOURS', 'STARTED_BY', 'join_processes', 'equal_share', 'sum_over_pro
 
 # %% ../../nbs/core/processes.ipynb #a7c9411d
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -53,7 +54,8 @@ def leave_together():
         distributed.barrier()
         distributed.destroy_process_group()
         sys.stdout.flush(); sys.stderr.flush()
-        os._exit(0) # threads of gloo that outlive the interpreter would abort it
+        # threads of gloo that outlive the interpreter would abort it; a fork ends without
+        if not multiprocessing.parent_process(): os._exit(0)
 
 # %% ../../nbs/core/processes.ipynb #9d522b64
 STARTED_BY = "FLOWERS102_STARTED_BY" # the process that starts jobs

@@ -7,7 +7,7 @@ import sys
 import pytest
 from faults import ended
 from flowers102_study import data, resnet
-from flowers102_study.core import launch
+from flowers102_study.core import forks, launch
 from flowers102_study.core.settings import open_run
 
 # no `if __name__ == "__main__"`: nobody who writes a few lines thinks of it
@@ -57,7 +57,10 @@ def test_cores_are_shared_out(study, monkeypatch):
     few = [a, job("b"), after]
     chosen = lambda processes: [j.name for j in launch.next_jobs(
         run.changed({"launch.num_processes": processes}), few, [])]
-    assert chosen(2) == ["a"] and chosen(4) == ["a", "b"] # one launcher for both
+    assert chosen(2) == chosen(4) == ["a"] # forked, each by itself
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(launch, "may_fork", lambda run: False)
+        assert chosen(2) == ["a"] and chosen(4) == ["a", "b"] # one launcher for both
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 1 << 36}])
     assert ready([single, a, after]) == ["single"]
     assert ready([a, job("b"), after, single]) == ["a", "b"] # one launcher for both
@@ -76,7 +79,8 @@ def test_a_job_that_leaves_nothing_is_named(study, monkeypatch):
 def smoke_data(study, monkeypatch):
     monkeypatch.chdir(study)
     # another test may have loaded the libraries in an environment of its own
-    monkeypatch.setattr(launch, "LOADED_WITH", {})
+    loaded_with = {}
+    for module in (forks, launch): monkeypatch.setattr(module, "LOADED_WITH", loaded_with)
     run = open_run("smoke")
     return run, data.data_job(run)
 

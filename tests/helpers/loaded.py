@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from flowers102_study.core import notebooks
+from flowers102_study.core.forks import LOADED_WITH, started
 from flowers102_study.core.kernels import kernels_ahead, share_server
-from flowers102_study.core.launch import LOADED_WITH, environment, started
+from flowers102_study.core.launch import environment
 from flowers102_study.core.settings import open_run
 
 
@@ -60,8 +61,8 @@ def command(folder: Path, words: list, root: Path) -> subprocess.CompletedProces
     load(root) # a test may have ended it
     with tempfile.TemporaryDirectory() as place:
         logs = Path(place) / "stdout", Path(place) / "stderr"
-        process = started("forkserver", (words, folder, dict(os.environ), dict(LOADED_WITH), logs),
-                          become_command)
+        how = words, folder, dict(os.environ), dict(LOADED_WITH), logs
+        process = started("forkserver", become_command, how)
         process.join()
         said = [log.read_text() if log.exists() else "" for log in logs]
     return subprocess.CompletedProcess(words, process.exitcode, *said)
