@@ -1,5 +1,7 @@
 """What more processes bring: fine-tuning, answering and features on one, two and four of them (gloo).
 
+    python benchmarks/processes.py [FIGURE.png]
+
 One JSON line a job. The same jobs take turns, each process with one thread; seconds are those that the
 jobs themselves measure, loading the model included. Losses must agree to 1e-4, features to 1e-4, and
 answers must be the same.
@@ -17,9 +19,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/helpers")]
 REPEATS, WORLDS = 3, (1, 2, 4)
-SETTINGS = {"data.species": 30, "data.pictures": 2400, "data.image_size": 48, "baselines.batch_size": 64,
-            "sft.batch_size": 64, "sft.micro_batch_size": 16, "sft.max_steps": 40, "sft.num_evals": 1,
-            "classifier.batch_size": 64, "launch.parallel_jobs": 1}
+SETTINGS = {"data.species": 30, "data.pictures": 3600, "data.test_per_class": 60, "data.image_size": 48,
+            "baselines.batch_size": 64, "sft.batch_size": 64, "sft.micro_batch_size": 16,
+            "sft.max_steps": 40, "sft.num_evals": 1, "classifier.batch_size": 64,
+            "launch.parallel_jobs": 1}
 
 
 def jobs_of(run) -> dict: # {what: Job}
@@ -81,8 +84,28 @@ def say(what: str, world: int, turns: list) -> bool: # whether results agree
     return apart < 1e-4
 
 
+def drawn(turns: list, path: Path):
+    "Draw the seconds of each job: the median as a line, each turn as a mark."
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    from flowers102_study.scores.figures import COLOURS, MARKERS, WIDTH, style
+    style()
+    fig, ax = plt.subplots(figsize=(.6 * WIDTH, 2.4))
+    for what, colour, marker in zip(turns[0][1], COLOURS, MARKERS):
+        seconds = np.array([[turn[world][what][0] for world in WORLDS] for turn in turns])
+        middle = np.median(seconds, 0)
+        ax.plot(WORLDS, middle, color=colour, lw=1.2)
+        ax.plot(np.tile(WORLDS, len(turns)), seconds.ravel(), marker, color=colour, ms=3.5)
+        ax.annotate(what, (WORLDS[-1], middle[-1]), (6, 0), textcoords="offset points", va="center",
+                    color=colour, fontsize=7)
+    ax.set(xlabel=f"processes, on {os.cpu_count()} cores", ylabel="s", xticks=WORLDS, ylim=(0, None))
+    fig.savefig(path, dpi=160, bbox_inches="tight", facecolor="white", metadata={"Software": None})
+
+
 def main() -> bool:
     from conftest import copy_of_study
+    home = Path.cwd()
     os.chdir(copy_of_study(Path(tempfile.mkdtemp())))
     sys.stdout, out = open(os.devnull, "w"), sys.stdout
     prepared()
@@ -90,6 +113,7 @@ def main() -> bool:
     sys.stdout, held = out, True
     for world in WORLDS[1:]:
         for what in turns[0][1]: held &= say(what, world, turns)
+    if len(sys.argv) > 1: drawn(turns, home / sys.argv[1])
     return held
 
 
