@@ -297,7 +297,7 @@ def print_pictures(run: Run):
 
 # %% ../nbs/cli.ipynb #ef3a171a
 def print_commands(run: Run, stage: str, jobs: list):
-    "Print the command lines that a stage's jobs are launched with."
+    "Print the command lines that would launch a stage's jobs by hand, where those want a launcher."
     for single in sorted({job.single for job in jobs if launcher(run, job.single)}):
         print(f"  {shlex.join(command(run, run.logs / f'{stage}.0.json', single))}")
 

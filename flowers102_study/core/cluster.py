@@ -22,7 +22,7 @@ from pathlib import Path
 from .jobs import Job, prepare, stage_of
 from .keys import reached
 from .launch import (CHILD, INHERITED, accelerate_config, chosen_config, fixed,
-                                          processes)
+                                          processes, what_went_wrong)
 from .masking import masked
 from .processes import STARTED_BY
 from .progress import Board, clock
@@ -371,7 +371,7 @@ class Queue:
     def failure(self, job: Job, number: str, state: str, nodes: str) -> str:
         "Say how a job failed, in its own words."
         said = self.words[job.out]
-        words = [w[2:] for w in said if w.startswith("✗ ")] or said
+        words = what_went_wrong(said) or said
         why = {"TIMEOUT": "its time limit was over, and it could not be put into the queue again",
                "OUT_OF_MEMORY": "a node's memory was full: set cluster.gigabytes",
                "CANCELLED": "somebody or something cancelled it"}.get(state, state)

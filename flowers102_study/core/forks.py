@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'READ_ONCE', 'LOADED_WITH', 'load_libraries', 'surroundings', 'started', 'end_with_parent',
-           'side_by_side']
+           'fork_processes', 'under_own_signals']
 
 # %% ../../nbs/core/forks.ipynb #d7f88290
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from types import ModuleType
@@ -49,14 +50,14 @@ def surroundings(settings: dict): # of a child that is started meanwhile
         os.environ.update(before)
 
 # %% ../../nbs/core/forks.ipynb #5d0f08ed
-def started(method: str, entry, how: tuple): # a multiprocessing.Process
+def started(method: str, entry, args: tuple): # a multiprocessing.Process
     "Start a process, and do not import the script that starts it: that would run the script again."
-    begun, main = multiprocessing.get_context(method).Process(target=entry, args=how), "__main__"
+    process, main = multiprocessing.get_context(method).Process(target=entry, args=args), "__main__"
     script = sys.modules[main]
     sys.modules[main] = ModuleType(main)
-    try: begun.start()
+    try: process.start()
     finally: sys.modules[main] = script
-    return begun
+    return process
 
 
 def end_with_parent():
@@ -65,13 +66,23 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 # %% ../../nbs/core/forks.ipynb #77b0d527
-def side_by_side(
-    function, # of what is given
+def fork_processes(
+    function, # returns: to leave by os._exit would let the agent wait for ever
     count: int, # processes
-    *given,
+    *args, # of the function
 ):
-    "Fork processes from this one as torchrun would start them, and wait; raise where one fails."
+    "Fork processes as torchrun starts them, and wait; raise where one fails. It takes over signals."
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    here = LaunchConfig(1, 1, count, run_id=str(os.getpid()), rdzv_backend="c10d",
-                        rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
-    elastic_launch(here, function)(*given)
+    with tempfile.TemporaryDirectory() as place:
+        config = LaunchConfig(1, 1, count, DefaultLogsSpecs(place), run_id=str(os.getpid()),
+                              rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+                              start_method="fork")
+        elastic_launch(config, under_own_signals)(function, *args)
+
+
+def under_own_signals(function, *args):
+    "Call a function without the signal handlers of the agent that this process was forked from."
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT): signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    function(*args)

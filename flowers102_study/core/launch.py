@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHILD', 'INHERITED', 'KEPT', 'FEW', 'on_cluster', 'take_nodes', 'may_fork', 'processes', 'lanes', 'accelerate_config',
            'chosen_config', 'nodes', 'launcher', 'command', 'own_devices', 'sharded_on_cpus', 'fixed', 'environment',
-           'child', 'work', 'own_words', 'give_back', 'run_jobs', 'start_ready', 'work_off', 'ready_jobs', 'next_jobs',
-           'left_to_do', 'say_missing', 'open_stage', 'load_ahead', 'load_for', 'become', 'forked_child', 'write_plan',
-           'begun', 'start_lane', 'stop', 'read_lane', 'check_ended']
+           'child', 'work_with_parent', 'work', 'own_words', 'what_went_wrong', 'give_back', 'run_jobs', 'start_ready',
+           'work_off', 'ready_jobs', 'next_jobs', 'left_to_do', 'say_missing', 'open_stage', 'load_ahead', 'load_for',
+           'become', 'write_plan', 'forked_or_launched', 'start_lane', 'stop', 'read_lane', 'check_ended']
 
 # %% ../../nbs/core/launch.ipynb #063c0d6c
 import importlib
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,8 +26,8 @@ from pathlib import Path
 import yaml
 
 from .devices import ASSUMED, assume, devices
-from .forks import (LOADED_WITH, end_with_parent, load_libraries, side_by_side,
-                                         started)
+from .forks import (LOADED_WITH, end_with_parent, fork_processes,
+                                         load_libraries, started)
 from .jobs import Job, alone, check_inputs, finish, prepare, stage_of
 from .masking import masked
 from .processes import STARTED_BY, leave_together, with_parent
@@ -189,8 +190,13 @@ def environment(
 # %% ../../nbs/core/launch.ipynb #a5b6cdf1
 def child():
     "Work through a lane of jobs; the entry of every process that a launcher starts."
+    work_with_parent(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+def work_with_parent(plan: Path, asked: int): # as of `work`
+    "Work through a lane of jobs as one of its processes, and end when the one that started it does."
     with_parent()
-    work(Path(sys.argv[1]), int(sys.argv[2]))
+    work(plan, asked)
 
 # %% ../../nbs/core/launch.ipynb #1ccfcca2
 def work(
@@ -215,8 +221,9 @@ def work(
 # %% ../../nbs/core/launch.ipynb #8d9ab120
 @contextmanager
 def own_words():
-    "Say what went wrong in lines that start with `✗ `: launchers bury it."
-    say = lambda text: print("".join(f"✗ {line}\n" for line in text.splitlines()), flush=True)
+    "Say what went wrong in lines marked `✗` and, of several processes, the rank: launchers bury it."
+    mark = f"✗{os.environ.get('RANK', '')}"
+    say = lambda text: print("".join(f"{mark} {line}\n" for line in text.splitlines()), flush=True)
     try: yield
     except SettingsError as error: # it says what to do; where it was raised helps nobody
         say(str(error))
@@ -227,6 +234,14 @@ def own_words():
             raise SystemExit(2) from None
         say(traceback.format_exc())
         raise
+
+
+def what_went_wrong(lines: list) -> list: # empty: nobody has said so
+    "Pick out the words of the process that failed first: that breaks off what the others receive."
+    marked = [line.partition(" ") for line in lines if line.startswith("✗")]
+    killed = any("(SIGKILL) received by PID" in line for line in lines) # as torchrun's agent says it
+    return ([words for mark, _, words in marked if mark == marked[0][0]]
+            + ["one of several processes was killed, most often for want of memory\n"] * killed)
 
 # %% ../../nbs/core/launch.ipynb #c9d90948
 def give_back():
@@ -313,8 +328,9 @@ def next_jobs(
     taken = sum(share(lane.jobs[0]) for lane in busy)
     if not ready or taken + share(ready[0]) > 1.001: return []
     first = ready[0]
-    # light jobs of one process share a GPU
-    if may_fork(run) or share(first) < 1 or first.single and not first.threads: return [first]
+    # a fork costs nothing, and what has no launcher little; light jobs of one process share a GPU
+    apart = may_fork(run) or not devices() and (share(first) < 1 or not launcher(run, first.single))
+    if apart or first.single and not first.threads: return [first]
     alike = lambda job: (job.target, job.single, job.threads)
     return [job for job in ready if alike(job) == alike(first)]
 
@@ -376,19 +392,14 @@ def become(words: list, settings: dict, folder: Path, plan: Path, count: int, ou
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(settings)
+    tempfile.tempdir = None # another than that of the process that this one was forked from
     if words:
         with_parent()
         os.execve(words[0], words, settings)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if torch := sys.modules.get("torch"): torch.set_num_threads(int(settings["OMP_NUM_THREADS"]))
-    if count > 1: side_by_side(forked_child, count, plan, count)
+    if count > 1: fork_processes(work_with_parent, count, plan, count)
     else: work(plan, count)
-
-
-def forked_child(plan: Path, count: int):
-    "Work through a lane of jobs, as one of its processes."
-    with_parent()
-    work(plan, count)
 
 # %% ../../nbs/core/launch.ipynb #502fa5c9
 def write_plan(plan: Path, jobs: list):
@@ -396,16 +407,16 @@ def write_plan(plan: Path, jobs: list):
     write_json(plan, [job.plan() | {"key": job.key()} for job in jobs])
 
 # %% ../../nbs/core/launch.ipynb #4d5acf38
-def begun(run: Run, job: Job, plan: Path, output): # a multiprocessing.Process
+def forked_or_launched(run: Run, job: Job, plan: Path, output): # a multiprocessing.Process
     "Fork a lane where that can be, and start it under its launcher where not."
     settings = environment(run, job.threads or run.launch["threads"], job.single)
-    how = (settings, run.folder, plan, processes(run, job.single), output)
+    words = command(run, plan, job.single) if launcher(run, job.single) else []
+    args = (settings, run.folder, plan, processes(run, job.single), output)
     try:
         if may_fork(run) and LOADED_WITH and load_ahead(run):
-            return started("forkserver", become, ([], *how))
+            return started("forkserver", become, ([], *args))
     except (OSError, EOFError): pass # a library that breaks, a path too long
-    words = command(run, plan, job.single) if launcher(run, job.single) else []
-    return started("spawn", become, (words, *how))
+    return started("spawn", become, (words, *args))
 
 # %% ../../nbs/core/launch.ipynb #54fde1aa
 def start_lane(
@@ -421,7 +432,7 @@ def start_lane(
     plan, first, log = run.logs / f"{title}.{number}.json", jobs[0], open(run.logs / f"{title}.log", "a")
     write_plan(plan, jobs)
     receive, send = multiprocessing.Pipe(duplex=False)
-    lane = begun(run, first, plan, send)
+    lane = forked_or_launched(run, first, plan, send)
     send.close()
     lane.jobs, lane.number, lane.title, lane.words = jobs, number, title, []
     lane.reader = threading.Thread(target=read_lane, args=(lane, receive, log, board), daemon=True)
@@ -455,7 +466,7 @@ def check_ended(lane, log: Path): # raises RuntimeError
     lane.reader.join(5)
     if lane.exitcode:
         stop([lane], (signal.SIGKILL,)) # what it started, and itself where only its parent has died
-        words = [word[2:] for word in lane.words if word.startswith("✗ ")] or lane.words
+        words = what_went_wrong(lane.words) or lane.words
         if not words: words = ["(none: it was killed, most often for want of memory)"]
         raise RuntimeError(f"a job of {log.stem} ended with status {lane.exitcode}; its last words "
                            f"(all of them: {shown(log)}):\n\n" + "".join(words[-40:]))

@@ -54,8 +54,9 @@ def leave_together():
         distributed.barrier()
         distributed.destroy_process_group()
         sys.stdout.flush(); sys.stderr.flush()
-        # threads of gloo that outlive the interpreter would abort it; a fork ends without
-        if not multiprocessing.parent_process(): os._exit(0)
+        # a fork returns, since its agent waits for that; multiprocessing ends it as is done here
+        if multiprocessing.parent_process(): return
+        os._exit(0) # threads of gloo that outlive the interpreter would abort it
 
 # %% ../../nbs/core/processes.ipynb #9d522b64
 STARTED_BY = "FLOWERS102_STARTED_BY" # the process that starts jobs

@@ -61,6 +61,8 @@ def test_cores_are_shared_out(study, monkeypatch):
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(launch, "may_fork", lambda run: False)
         assert chosen(2) == ["a"] and chosen(4) == ["a", "b"] # one launcher for both
+        alone = run.changed({"launch.parallel_jobs": 1})
+        assert [j.name for j in launch.next_jobs(alone, few, [])] == ["a"] # it has no launcher
     monkeypatch.setattr(launch, "devices", lambda: [{"name": "a GPU", "bytes": 1 << 36}])
     assert ready([single, a, after]) == ["single"]
     assert ready([a, job("b"), after, single]) == ["a", "b"] # one launcher for both

@@ -1,14 +1,16 @@
 """One process, two processes, and two that share the weights; on a CPU, over gloo."""
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from faults import ended
 from flowers102_study import data, resnet
-from flowers102_study.core import dataset
+from flowers102_study.core import dataset, launch
 from flowers102_study.core.launch import CHILD, run_jobs
 from flowers102_study.core.settings import open_run
 
@@ -69,6 +71,48 @@ def test_batch_statistics_differ_between_processes(trained):
     assert np.allclose(one, two, rtol=.2) # and yet it is the same training
     # sharded weights have another memory layout; Adam's first steps magnify rounding
     assert np.allclose(two, sharded, rtol=.02)
+
+
+@pytest.fixture
+def pair(study, monkeypatch): # a run whose jobs have two processes, and one of them
+    monkeypatch.chdir(study)
+    run = opened(True, 2, "ddp")
+    run_jobs(run, [data.data_job(run)], "data")
+    return run, resnet.network_jobs(run)[0]
+
+
+@pytest.mark.parametrize("what, words", [({"do": "kill", "rank": 1}, "of several processes was killed"),
+                                         ({"do": "say", "words": "not today"}, "not today")],
+                         ids=["one is killed", "one fails"])
+def test_of_two_the_one_that_failed_is_told_of(pair, fault, monkeypatch, what, words):
+    run, job = pair
+    methods, start = [], launch.started
+    monkeypatch.setattr(launch, "started", lambda how, *rest: methods.append(how) or start(how, *rest))
+    fault(at="flowers102_study.vlm.cnn:step_once", **what)
+    with pytest.raises(RuntimeError, match=words) as found: run_jobs(run, [job], "pair")
+    assert methods == ["forkserver"] and "SignalException" not in str(found.value)
+
+
+def test_two_processes_end_with_their_agent(pair, fault):
+    import psutil
+    run, job = pair
+    launch.prepare(job)
+    there, go = run.folder / "there", run.folder / "go" # where nobody ever writes
+    for pipe in (there, go): os.mkfifo(pipe)
+    fault(at="flowers102_study.vlm.cnn:step_once", do="hold", there=str(there), go=str(go))
+    lane = launch.start_lane(run, [job], "pair", launch.Board([]))
+    held, both = int(there.read_text()), [child.pid for child in psutil.Process(lane.pid).children()]
+    assert held in both and len(both) == 2
+    os.kill(lane.pid, signal.SIGKILL)
+    for pid in both: ended(pid)
+    lane.join()
+
+
+def test_where_two_cannot_be_forked_a_launcher_starts_them(pair, monkeypatch):
+    run, job = pair
+    monkeypatch.setattr(launch, "may_fork", lambda run: False)
+    run_jobs(run, [job], "pair")
+    assert json.loads((job.out / "result.json").read_text())["world_size"] == 2
 
 
 @pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp2"])
