@@ -6,8 +6,8 @@
 __all__ = ['app', 'PROFILES', 'PICTURES', 'overview', 'chosen_stages', 'overrides_from', 'run_stage', 'suited', 'noted',
            'minutes_before', 'asked_run', 'needs_left', 'gpu_need', 'disk_need', 'print_dry', 'plan_for', 'check_run',
            'run_command', 'try_stage', 'run_alone', 'execute_all', 'run_stages', 'refuse_other_pictures', 'own_words',
-           'said_of', 'print_pictures', 'print_commands', 'print_scripts', 'print_plan', 'existing_run', 'result_line',
-           'group_of', 'results_command', 'opened_run']
+           'said_of', 'cut_pictures', 'print_pictures', 'print_commands', 'print_scripts', 'print_plan', 'existing_run',
+           'result_line', 'group_of', 'results_command', 'opened_run']
 
 # %% ../nbs/cli.ipynb #7ae3b902
 import json
@@ -180,9 +180,11 @@ def plan_for(run: Run, gpus: str, dry_run: bool):
 
 
 def check_run(run: Run, chosen: dict): # raises SettingsError
-    "Refuse what a stage does not know, and a name that was used for other pictures."
+    "Refuse what a stage does not know, a name that was used for other pictures, and too few pictures."
     for key in chosen: stage_module(key).jobs(run)
     refuse_other_pictures(run)
+    own = "data" in chosen and Path(run.data["source"]).is_dir()
+    if own and not all(job.done() for job in stage_module("data").jobs(run)): cut_pictures(run)
 
 # %% ../nbs/cli.ipynb #b3c79bdd
 @app.command("run")
@@ -283,13 +285,19 @@ def said_of(run: Run, error: Exception) -> str:
     return own_words(error) + lack_of_room(run, own_words(error), lambda: disk_need(run))
 
 # %% ../nbs/cli.ipynb #a7da9793
-def print_pictures(run: Run):
+def cut_pictures(run: Run) -> tuple: # (pictures, {image_id: split})
     "List a folder's pictures without opening them; raise SettingsError where they are no data set."
     from flowers102_study.pictures.sources import collect
     from flowers102_study.data import check_cut, cut_splits
     pictures = collect(run.data, run.seed, None).pictures
     cut = cut_splits(pictures, run.data, run.seed)
     check_cut(pictures, cut)
+    return pictures, cut
+
+
+def print_pictures(run: Run):
+    "Say what a folder's pictures would be."
+    pictures, cut = cut_pictures(run)
     parts = list(cut.values()) if cut else []
     print(f"{len(pictures):,} pictures of {len({p.name for p in pictures}):,} classes: " +
           ", ".join(f"{parts.count(s):,} {s}" for s in ("train", "validation", "test")) +

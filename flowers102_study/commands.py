@@ -323,6 +323,7 @@ def verify_command(name: str = typer.Option("pocket", help="of a run, or of one 
     there = (project_root() / "runs" / name).is_dir()
     if not there and name not in published: existing_run(name) # names the nearest
     found = verify(name, opened_run(name) if there else None)
+    if not there: print(f"note: runs/{name} is not here; what is published of it was looked at alone")
     print("looked at", ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items()))
     for remark in found.remarks: print("note:", remark)
     for file, what in found.wrong: print(f"✗ {file}: {what}")

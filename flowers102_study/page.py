@@ -268,7 +268,8 @@ def strips_of(run: Run, arms: list) -> list: # of HTML; arms: names, the best fi
     worst = [captioned(pictures[row], names[label[row]], said(row))
              for row in confident_mistakes(table, arms[0])]
     strip = lambda figures: f'<div class="strip">{"".join(figures)}</div>'
-    return [f"<p>The classes that {len(arms)} arms together know least:</p>", strip(hard),
+    together = f"{len(arms)} arms together know" if len(arms) > 1 else "this arm knows"
+    return [f"<p>The classes that {together} least:</p>", strip(hard),
             *([f"<p>What {html.escape(arms[0])} was surest of, and wrong: the truth, then its answer "
                "with its calibrated confidence.</p>", strip(worst)] if worst else [])]
 

@@ -28,7 +28,10 @@ READ_ONCE = ("HF_", "TRANSFORMERS_", "TORCH", "CUDA_", "OMP_", "MKL_", "OPENBLAS
 LOADED_WITH = {} # the environment of the process that others are forked from
 
 
-def load_libraries(settings: dict, more: list = ()) -> bool: # whether what they read is as it was then
+def load_libraries(
+    settings: dict, # the environment, as of the first call
+    more: list = (), # of modules
+) -> bool: # whether what libraries read once is in these settings as it was then
     "Start the process that others are forked from; it loads the libraries while this one goes on."
     if not LOADED_WITH: LOADED_WITH.update(settings)
     forkserver.set_forkserver_preload([*LIBRARIES, *more])

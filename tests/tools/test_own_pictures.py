@@ -49,8 +49,8 @@ def refusal(study, classes: int, each: int) -> str:
     class_folders(study / "few", classes, each)
     told = call(study, "flowers102-study", "run", "data", "--profile", "smoke", "--data", "few",
                 check=False)
-    # it says what to do, and not where it was noticed; a kernel's end may have words of its own
-    assert told.returncode == 1 and "in prepare_data" not in told.stderr
+    # it says what to do, before anything has begun
+    assert told.returncode == 2 and len(told.stderr.splitlines()) == 1 and not (study / "runs").exists()
     return told.stderr
 
 
