@@ -65,7 +65,8 @@ def main():
     now, before = (records(folder) for folder in folders.values())
     other = sorted(name for name in before if before[name] != now.get(name))
     middle = {name: statistics.median(took) for name, took in seconds.items()}
-    note = (f"{middle['now']:.0f} s against {middle['before']:.0f} s; {len(before) - len(other)} of "
+    each = {name: ", ".join(f"{one:.0f}" for one in took) for name, took in seconds.items()}
+    note = (f"{each['now']} s against {each['before']} s; {len(before) - len(other)} of "
             f"{len(before)} records and predictions are the same"
             + (f"; not {', '.join(other[:5])}" if other else ""))
     print(json.dumps({"name": f"P22: {PROFILE}, this revision against {os.environ['BEFORE']}",

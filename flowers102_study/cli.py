@@ -201,7 +201,7 @@ def run_command(
     quiet: bool = typer.Option(False, "--quiet", help="say nothing unless something fails"),
     as_json: bool = typer.Option(False, "--json", help="say it in lines of JSON, for programs"),
 ):
-    "Run the study, or some of its stages; what is finished is skipped."
+    "Run the study, or some of its stages. What is finished is skipped."
     chosen = chosen_stages(stage or [])
     run, note = asked_run(profile, name, data, overrides_from(set_), minutes)
     plan_for(run, gpus, dry_run)
@@ -368,7 +368,7 @@ def results_command(
     variants: bool = typer.Option(False, "--variants", help="those that differ in one setting, too"),
     as_json: bool = typer.Option(False, "--json", help="the records as they are"),
 ):
-    "Print a run's result table: every finished arm, open questions first, with its settings in --json."
+    "Print a run's result table. Open questions come first; --json has each arm's settings."
     results = read_results(existing_run(name))
     if as_json: print(json.dumps(results, indent=1, ensure_ascii=False)); return
     if not results: raise SettingsError(f"run {name!r} has no finished arm yet")

@@ -33,7 +33,7 @@ def prompts_command(
     task: str = typer.Option("all", help="open-qa, open-qa-mixed, closed-qa, closed-negative-qa or all"),
     name: str = typer.Option("pocket", help="of the run"),
 ):
-    "Write a run's questions, training messages and pictures to a folder of their own."
+    "Write a run's questions and pictures to a folder. Its training messages, too."
     from flowers102_study.prompts import export_prompts, prompts_job
     run = opened_run(name)
     job = prompts_job(run)
@@ -72,7 +72,7 @@ def compare_command(
     name: str = typer.Option("pocket", help="of the run"),
     arm: str = typer.Option("qwen3-vl-4b", help="of the run"),
 ):
-    "List every picture on which lmms-eval and this study answered differently."
+    "List pictures on which lmms-eval and this study differ."
     from flowers102_study.scores.peers import VERDICTS, compare, known_differences, read_samples
     from flowers102_study.core.records import read_predictions, read_result
     from flowers102_study.core.dataset import read_index
@@ -123,7 +123,7 @@ def versus_command(
     name: str = typer.Option("pocket", help="of the run that arms are of"),
     as_json: bool = typer.Option(False, "--json", help="for programs"),
 ):
-    "Compare two arms, or anybody's records of the same pictures: a paired test."
+    "Compare two arms by a paired test. Anybody's records of the same pictures will do."
     from flowers102_study.scores.paired import read_pair
     from flowers102_study.hypotheses import compare
     found = compare(*read_pair(record_at(one, name), record_at(two, name)))
@@ -138,7 +138,7 @@ def predict_command(
     as_json: bool = typer.Option(False, "--json", help="for programs"),
     show: bool = typer.Option(False, "--show", help="also write prediction.png here"),
 ):
-    "Classify photographs with a trained arm: the five likeliest names with their probabilities."
+    "Classify photographs with a trained arm. It says the five likeliest names and their probabilities."
     from flowers102_study.sharing import predict, shown_predictions, table_of
     run = opened_run(name)
     found = predict(run, arm, photos)
@@ -160,7 +160,7 @@ def diagnose_command(
     arm: str = typer.Argument(help="of the run"),
     name: str = typer.Option("pocket", help="of the run"),
 ):
-    "Check an arm's model: weights, prompt, pictures, labels, known outcomes; status 1 if a check fails."
+    "Check an arm's model, its prompt and its pictures. Status 1 if a check fails."
     from flowers102_study.checking import diagnose
     checks = diagnose(opened_run(name), arm)
     for check in checks: print(f"{'✓' if check.held else '✗'} {check.name:14} {check.saw}")
@@ -191,7 +191,7 @@ def evaluate_command(
     task: str = typer.Option("open-qa", help="of a model in words: open-qa, closed-qa or "
                                              "closed-negative-qa"),
 ):
-    "Evaluate a model that is trained already; it becomes an arm of the run."
+    "Evaluate a model that is trained already, as an arm of a run."
     from flowers102_study.checking import evaluation_job
     from flowers102_study.core.launch import run_jobs
     from flowers102_study.core.records import read_result
@@ -215,7 +215,7 @@ def demo_command(
     host: str = typer.Option("127.0.0.1", help="who may come; 0.0.0.0: everybody on the network"),
     port: int = typer.Option(0, min=0, max=65535, help="0: the first free one from 7860"),
 ):
-    "Try a run in the browser: drop a picture, every arm answers; go through the errors."
+    "Try a run in the browser. Drop a picture, and every arm answers; go through the errors."
     run = opened_run(name)
     print("starting …", file=sys.stderr)
     from flowers102_study.demo import serve
@@ -234,7 +234,7 @@ def export_command(
     step: int = typer.Option(0, help="of a training that is not finished; "
                                      "its newest whole checkpoint without it"),
 ):
-    "Write an arm's model, or a training's checkpoint, as a folder that transformers opens."
+    "Write an arm's model as a folder that transformers opens. A training's checkpoint, too."
     from flowers102_study.sharing import export
     for file in export(opened_run(name), arm, Path(out), merged, step): print(file)
 
@@ -275,7 +275,7 @@ def push_command(
     yes: bool = typer.Option(False, "--yes", help="do not ask before uploading"),
     space: bool = typer.Option(False, "--space", help="with a page to try it: a Space, for gradio"),
 ):
-    "Upload an arm's model, or the data with all questions, to the Hub; private unless asked otherwise."
+    "Upload an arm's model, or the data, to the Hub. It is private unless asked otherwise."
     from flowers102_study.sharing import upload
     run = opened_run(name)
     require(dry_run or bool(to), "say where to: --to OWNER/NAME, or --dry-run to see what is uploaded")
@@ -292,7 +292,7 @@ def push_command(
 # %% ../nbs/commands.ipynb #f500ee93
 @app.command("publish")
 def publish_command(name: str = typer.Option("pocket", help="of the run")):
-    "Publish a finished run: figures/<name>/, report/results/<name>/, and the paper set from them."
+    "Publish a finished run: its figures, results and paper. They go to figures/ and report/."
     from flowers102_study.publishing import publish
     run = opened_run(name)
     missing = [path.stem for stage, path in stages().items() if not finished(run, stage, path)]
@@ -317,7 +317,7 @@ def notebooks_command(only: list[str] = typer.Argument(None, help="parts of name
 # %% ../nbs/commands.ipynb #4ada4e3a
 @app.command("verify")
 def verify_command(name: str = typer.Option("pocket", help="of a run, or of one that is published")):
-    "Check a run, and what is published of it, against its seals; status 1 where a file was changed."
+    "Check a run, and what is published of it, against its seals. Status 1 where a file was changed."
     from flowers102_study.verifying import verify
     published = sorted(p.parent.name for p in (project_root() / "report/results").glob("*/index.json"))
     there = (project_root() / "runs" / name).is_dir()

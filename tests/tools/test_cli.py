@@ -17,6 +17,11 @@ def test_refusing_imports_nothing_heavy():
                            cwd=ROOT).stdout.strip() == "[]")
 
 
+def test_the_list_of_commands_cuts_no_sentence(study, invoke):
+    told = invoke(study, "--help").stdout.partition("Commands:")[2]
+    assert len(told.split("\n  ")) > 12 and "..." not in told
+
+
 def test_plan_of_the_paper(study, invoke):
     told = invoke(study, "run", "--profile", "paper", "--dry-run",
                 "--verbose").stdout
