@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'taught', 'answers_of_decoder', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient',
            'refuse', 'watcher', 'checkpoints', 'resumable', 'newest', 'prune', 'remember', 'complete', 'keeper',
-           'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'Prefetch', 'train_along', 'history_of']
+           'muon_in_float32', 'muon', 'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'Prefetch', 'train_along',
+           'history_of']
 
 # %% ../../nbs/vlm/training.ipynb #2b38774c
 import json
@@ -14,6 +15,7 @@ import os
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +298,34 @@ def keeper(
             work.make_way()
     return Keeper()
 
+# %% ../../nbs/vlm/training.ipynb #7d0e4b95
+@contextmanager
+def muon_in_float32():
+    "Let Muon, inside, keep float32 where it would round a copy of the gradient to bfloat16."
+    import torch
+    from torch.overrides import TorchFunctionMode
+    class Unrounded(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            # Muon divides it in place, so it has to be a copy
+            if function is torch.Tensor.bfloat16: function = torch.Tensor.clone
+            return function(*args, **(kwargs or {}))
+    with Unrounded(): yield
+
+# %% ../../nbs/vlm/training.ipynb #facda911
+def muon(
+    matrices: list, # of parameters
+    **how, # of torch.optim.Muon
+): # a torch optimizer
+    "Make Muon, with products in float32 on a CPU that is slow in bfloat16."
+    import torch
+    quick = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    class Muon(torch.optim.Muon):
+        def step(self, closure=None):
+            on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"
+            with muon_in_float32() if on_cpu and not quick else nullcontext():
+                return super().step(closure)
+    return Muon(matrices, **how)
+
 # %% ../../nbs/vlm/training.ipynb #0bbeae3b
 def optimizers(
     named: list, # (name, parameter), those that train
@@ -308,7 +338,7 @@ def optimizers(
              "guide")
     matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in apart)]
     chosen = {id(p) for p in matrices}
-    return [torch.optim.Muon(matrices, lr=8 * rate, weight_decay=decay, adjust_lr_fn="original"),
+    return [muon(matrices, lr=8 * rate, weight_decay=decay, adjust_lr_fn="original"),
             torch.optim.AdamW([p for _, p in named if id(p) not in chosen], lr=rate, betas=(.9, .98),
                               weight_decay=0., fused=True)]
 

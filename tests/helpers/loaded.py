@@ -2,7 +2,8 @@
 
 Loading them takes seconds of a core, and the tests ask for a hundred short runs. What such a run cannot
 show: that a command imports all that it needs, and what it does as Python ends. The run that tests share
-is a command as users call it, and so are those with an environment of their own, and all but `run`.
+is a command as users call it, and so are those with an environment of their own, and the first of every
+other command.
 """
 import os
 import subprocess
