@@ -1,9 +1,12 @@
 """The package as others install it."""
+import configparser
 import os
 import subprocess
 import sys
+from importlib.metadata import distributions
 
 from conftest import ROOT
+from packaging.specifiers import SpecifierSet
 
 
 def test_installed_alone(tmp_path):
@@ -25,3 +28,15 @@ def test_installed_alone(tmp_path):
     refused = ask("import sys; sys.argv = ['flowers102-study', 'run']; "
                   "from flowers102_study.commands import main; main()")
     assert refused.returncode == 2 and "no notebooks here" in refused.stderr
+
+
+def test_what_is_installed_takes_the_oldest_python():
+    "Debian 12 has 3.11.2, and pip does not say which package wants a newer one."
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    oldest = settings["DEFAULT"]["min_python"] + ".0"
+    wanted = {f"{made.name} {made.version}": made.metadata["Requires-Python"]
+              for made in distributions()}
+    assert len(wanted) > 100
+    assert {name: python for name, python in wanted.items()
+            if python and oldest not in SpecifierSet(python)} == {}
