@@ -16,7 +16,7 @@ setup: .venv/installed
 
 .venv/installed: constraints.txt settings.ini setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
-	@echo 'setting up .venv: about two minutes, and silent'
+	@echo 'setting up .venv: two or three minutes, and silent'
 	$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -27,13 +27,13 @@ from .core.settings import (Run, SettingsError, one_of, project_root, require,
 from .scores.metrics import percent
 
 # %% ../nbs/commands.ipynb #9adf3f36
-@app.command("prompts")
+@app.command("prompts", short_help="Write a run's questions and pictures to a folder.")
 def prompts_command(
     out: str = typer.Option(..., help="a new folder"),
     task: str = typer.Option("all", help="open-qa, open-qa-mixed, closed-qa, closed-negative-qa or all"),
     name: str = typer.Option("pocket", help="of the run"),
 ):
-    "Write a run's questions and pictures to a folder. Its training messages, too."
+    "Write a run's questions, training messages and pictures to a folder of their own."
     from flowers102_study.prompts import export_prompts, prompts_job
     run = opened_run(name)
     job = prompts_job(run)
@@ -155,12 +155,12 @@ def predict_command(
         print("prediction.png", file=sys.stderr)
 
 # %% ../nbs/commands.ipynb #fdb7c836
-@app.command("diagnose")
+@app.command("diagnose", short_help="Check an arm's model, its prompt and its pictures.")
 def diagnose_command(
     arm: str = typer.Argument(help="of the run"),
     name: str = typer.Option("pocket", help="of the run"),
 ):
-    "Check an arm's model, its prompt and its pictures. Status 1 if a check fails."
+    "Check an arm's model: weights, prompt, pictures, labels, known outcomes; status 1 if a check fails."
     from flowers102_study.checking import diagnose
     checks = diagnose(opened_run(name), arm)
     for check in checks: print(f"{'✓' if check.held else '✗'} {check.name:14} {check.saw}")
@@ -225,7 +225,7 @@ def demo_command(
 MERGED = "add an adapter to its base's weights; store a head with its base"
 
 
-@app.command("export")
+@app.command("export", short_help="Write an arm's model as a folder that transformers opens.")
 def export_command(
     arm: str = typer.Argument(help="of the run"),
     out: str = typer.Option(..., help="a new folder"),
@@ -234,7 +234,7 @@ def export_command(
     step: int = typer.Option(0, help="of a training that is not finished; "
                                      "its newest whole checkpoint without it"),
 ):
-    "Write an arm's model as a folder that transformers opens. A training's checkpoint, too."
+    "Write an arm's model, or a training's checkpoint, as a folder that transformers opens."
     from flowers102_study.sharing import export
     for file in export(opened_run(name), arm, Path(out), merged, step): print(file)
 

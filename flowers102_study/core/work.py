@@ -67,6 +67,7 @@ class Meter:
                 if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else [])
         unit = 1 if platform.system() == "Darwin" else 1024 # ru_maxrss is in bytes there
         found = {"device": (cpu or [platform.processor() or platform.machine()])[0],
+                 "cpu_capability": torch.backends.cpu.get_cpu_capability(), # AVX2, AVX512, …
                  "threads": torch.get_num_threads(),
                  "seconds": round(self.before.get("seconds", 0) + time.time() - self.start, 1),
                  "process_peak_bytes": max(self.before.get("process_peak_bytes", 0),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'taught', 'answers_of_decoder', 'answer_loss', 'trace', 'line_up', 'few', 'share_out', 'bits', 'has_gradient',
            'refuse', 'watcher', 'checkpoints', 'resumable', 'newest', 'prune', 'remember', 'complete', 'keeper',
-           'muon_in_float32', 'muon', 'optimizers', 'joined', 'arguments', 'shard_on_cpu', 'Prefetch', 'train_along',
-           'history_of']
+           'muon_in_float32', 'quick_in_bfloat16', 'muon', 'optimizers', 'joined', 'arguments', 'shard_on_cpu',
+           'Prefetch', 'train_along', 'history_of']
 
 # %% ../../nbs/vlm/training.ipynb #2b38774c
 import json
@@ -301,7 +301,7 @@ def keeper(
 # %% ../../nbs/vlm/training.ipynb #7d0e4b95
 @contextmanager
 def muon_in_float32():
-    "Let Muon, inside, keep float32 where it would round a copy of the gradient to bfloat16."
+    "Let Muon, inside, keep float32 where it would round an update to bfloat16."
     import torch
     from torch.overrides import TorchFunctionMode
     class Unrounded(TorchFunctionMode):
@@ -311,6 +311,14 @@ def muon_in_float32():
             return function(*args, **(kwargs or {}))
     with Unrounded(): yield
 
+# %% ../../nbs/vlm/training.ipynb #589a0497
+def quick_in_bfloat16() -> bool:
+    "Say whether this machine's CPU multiplies in bfloat16 as quickly as in float32."
+    import torch
+    # PyTorch has no public word for it; its compiler asks the same
+    return (torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
 # %% ../../nbs/vlm/training.ipynb #facda911
 def muon(
     matrices: list, # of parameters
@@ -318,7 +326,7 @@ def muon(
 ): # a torch optimizer
     "Make Muon, with products in float32 on a CPU that is slow in bfloat16."
     import torch
-    quick = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    quick = quick_in_bfloat16()
     class Muon(torch.optim.Muon):
         def step(self, closure=None):
             on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"

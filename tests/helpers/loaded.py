@@ -2,8 +2,8 @@
 
 Loading them takes seconds of a core, and the tests ask for a hundred short runs. What such a run cannot
 show: that a command imports all that it needs, and what it does as Python ends. The run that tests share
-is a command as users call it, and so are those with an environment of their own, and the first of every
-other command.
+is a command as users call it, and so are those with an environment of their own, and of every other
+command, in each process of the tests, the first that succeeds and those before it.
 """
 import os
 import subprocess

@@ -78,21 +78,22 @@ def test_a_thousand_classes_are_asked_about(study):
     assert "tell 1000 classes of many apart?</h1>" in (study / "runs/many/index.html").read_text()
 
 
-def test_a_recipe_by_number_and_minutes(study):
+def test_a_recipe_by_number_and_minutes(study, invoke):
     class_folders(study / "few", classes=3, each=12)
-    plan = lambda *words, **how: call(study, "flowers102-study", "run", "data", "--data", "few", *words,
-                                      **how)
-    told = plan("--dry-run").stdout
+    asked = ("run", "data", "--data", "few")
+    plan = lambda *words, **how: invoke(study, *asked, "--dry-run", *words, **how)
+    run = lambda *words: call(study, "flowers102-study", *asked, *words).stdout
+    told = plan().stdout
     assert (told.startswith("36 pictures of 3 classes: the profile photos, with ")
             and "profile photos, data few" in told and not (study / "runs").exists())
     steps = lambda told: int(told.split(" steps of fine-tuning")[0].rpartition(" ")[2].replace(",", ""))
-    assert steps(plan("--dry-run", "--minutes", "30").stdout) > steps(told)
-    refused = plan("--dry-run", "--minutes", "2", check=False)
+    assert steps(plan("--minutes", "30").stdout) > steps(told)
+    refused = plan("--minutes", "2", check=False)
     assert refused.returncode == 2 and "2 minutes are too few for 36 pictures; about" in refused.stderr
-    plan("--set", "sft.max_steps=7") # what is asked for by itself stands
-    run = json.loads((study / "runs/photos-few/run.json").read_text())
-    assert (run["profile"] == "photos" and run["overrides"]["sft.max_steps"] == 7
-            and run["overrides"]["resnet.min_steps"] > 7)
-    assert steps(plan("--dry-run").stdout) == steps(told) # and only where it is asked for
-    longer = plan("--minutes", "30").stdout
-    assert steps(longer) == steps(plan("--dry-run").stdout) > steps(told) # minutes are remembered
+    run("--set", "sft.max_steps=7") # what is asked for by itself stands
+    kept = json.loads((study / "runs/photos-few/run.json").read_text())
+    assert (kept["profile"] == "photos" and kept["overrides"]["sft.max_steps"] == 7
+            and kept["overrides"]["resnet.min_steps"] > 7)
+    assert steps(plan().stdout) == steps(told) # and only where it is asked for
+    longer = run("--minutes", "30")
+    assert steps(longer) == steps(plan().stdout) > steps(told) # minutes are remembered
