@@ -99,9 +99,9 @@ def closest(
     def distance(other): # small for relatives
         shared = [one != "" and one == two for one, two in zip(kin[label], kin[other])]
         return one_plant(names[label], names[other]), [not same for same in shared]
-    others = sorted((other for other in range(len(names)) if other != label), key=distance)
-    count, found = count or len(others), []
-    for _, equals in itertools.groupby(others, distance):
+    far = {other: distance(other) for other in range(len(names)) if other != label}
+    count, found = count or len(far), []
+    for _, equals in itertools.groupby(sorted(far, key=far.get), far.get):
         if len(found) < count: found += spelled_alike(label, list(equals), names, count - len(found))
     return found
 

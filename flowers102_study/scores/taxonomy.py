@@ -39,6 +39,7 @@ def taxonomy() -> dict: # {class name: {scientific, genus, family, order, others
     return {name: entry | {"alone": genera[entry["genus"]] == 1} for name, entry in found.items()}
 
 # %% ../../nbs/scores/taxonomy.ipynb #2a60a349
+@functools.cache
 def table_name(name: str) -> str:
     "Write a class's name as the tables do: Water_lily is water lily."
     return name.replace("_", " ").casefold()
