@@ -49,7 +49,8 @@ def records(folder: Path) -> dict: # {file: content}
     found, base = {}, folder / "runs" / PROFILE
     for path in sorted([*base.glob("arms/*/result.json"), *base.glob("hypotheses/*.json")]):
         content = json.loads(path.read_text())
-        if isinstance(content, dict): content.pop("measured", None), content.pop("commit", None)
+        if isinstance(content, dict): # a key is of the code
+            for name in ("measured", "commit", "key"): content.pop(name, None)
         found[path.relative_to(base).as_posix()] = json.dumps(content, sort_keys=True)
     return found | {path.relative_to(base).as_posix(): path.read_bytes()
                     for path in sorted(base.glob("arms/*/predictions.parquet"))}
