@@ -260,8 +260,10 @@ def run_stages(run: Run, chosen: dict, teller: Teller, minutes: int = 0):
     software = run.folder / "software.json" # of the last call that has computed something
     if took or not software.exists(): write_json(software, bill())
     page, seconds = write_page(run, set(chosen)), time.time() - teller.started
-    teller.say(f"{run.name}: finished in {clock(seconds)}; table, verdicts and figures: {shown(page)} "
-               "(open it in a browser)", event="run", state="finished", name=run.name,
+    whole = len(chosen) == len(stages())
+    done, far = ("finished", "") if whole else (f"{', '.join(chosen)} finished", " so far")
+    teller.say(f"{run.name}: {done} in {clock(seconds)}; table, verdicts and figures{far}: "
+               f"{shown(page)} (open it in a browser)", event="run", state="finished", name=run.name,
                seconds=round(seconds, 1), page=str(page), notebooks=str(run.notebooks),
                figures=str(run.figures))
 

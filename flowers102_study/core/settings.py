@@ -34,7 +34,8 @@ def one_of(
     known = list(known)
     if value in known: return value
     near = difflib.get_close_matches(str(value), known, 1, .5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}."
+    there = f"there is: {', '.join(known)}." if known else "there is none yet."
+    hint = f"did you mean {near[0]!r}?" if near else there
     raise SettingsError(f"unknown {what} {str(value)!r}; {hint}")
 
 # %% ../../nbs/core/settings.ipynb #fb64011a

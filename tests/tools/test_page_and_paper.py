@@ -153,7 +153,7 @@ def test_the_terminal_for_people_programs_and_nobody(smoke, tmp_path):
     people = again().stdout
     assert (re.search(r"\[1/1\] 00_data \.\.\. 0:\d\d so far, about 0:\d\d to go\n", people)
             and re.search(r"data +█+ +132/132", people))
-    assert "finished in" in people and "runs/smoke/index.html" in people
+    assert "smoke: data finished in" in people and "so far: runs/smoke/index.html" in people
     events = [json.loads(line) for line in again("--json").stdout.splitlines()]
     assert ([(e["event"], e["state"]) for e in events] == [("stage", "done before"), ("run", "finished")]
             and Path(events[-1]["page"]).exists())
