@@ -313,7 +313,7 @@ def muon_in_float32():
 
 # %% ../../nbs/vlm/training.ipynb #589a0497
 def quick_in_bfloat16() -> bool:
-    "Say whether this machine's CPU multiplies in bfloat16 as quickly as in float32."
+    "Say whether oneDNN multiplies in bfloat16 on this machine's CPU; PyTorch's own products are slow."
     import torch
     # PyTorch has no public word for it; its compiler asks the same
     return (torch.backends.mkldnn.is_available()
