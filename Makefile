@@ -60,4 +60,4 @@ bench: setup $(if $(PEERS),peer)
 
 # a profile for published models, on this machine: a Hub of its own, real small files, weights that are random and few
 rehearsal: setup
-	@PYTHONPATH=tests $(BIN)/python -m tests.rehearsal $(if $(PROFILE),--profile "$(PROFILE)")
+	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m tests.rehearsal $(if $(PROFILE),--profile "$(PROFILE)")

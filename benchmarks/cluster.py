@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests/slurm"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("slurm", ".", "helpers")]
 REPEATS, EPOCHS = 2, 60
 # two seeds, and two with other augmentation
 SETTINGS = {"launch.engine": "slurm", "cluster.nodes": 2, "cluster.poll_seconds": .5,

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from flowers102_study.core.work import Work
-from loaded import command, fits, load
+from loaded import ROOT, command, fits, forget_written, load
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "flowers102"
 pytest_plugins = ["faults"]
 # every process that a test starts can be told to go wrong
@@ -42,19 +41,21 @@ def copy_of_study(folder: Path) -> Path:
     return folder
 
 
-STARTED = set() # commands that have run as a process that imports what it needs, as users' do
+PLACE = [] # a folder that all processes of the tests share
 
 
 def call(folder: Path, *words, check: bool = True, **environment):
     "Run a program of the environment, as a process or forked from one that has the libraries loaded."
     program = [str(Path(sys.executable).with_name(words[0])), *map(str, words[1:])]
-    known = words[:2] in STARTED or words[:2] == ("flowers102-study", "run")
-    if words[0] == "flowers102-study" and known and not environment and fits():
-        done = command(folder, program, ROOT)
+    forget_written()
+    own = words[0] == "flowers102-study" and words[1].isalpha() # no option, and no name to be refused
+    ran = PLACE[0] / f"{words[1]}.ran" if own else None # as a process that imports what it needs, before
+    if own and (words[1] == "run" or ran.exists()) and not environment and fits():
+        done = command(folder, program)
     else:
         done = subprocess.run(program, cwd=folder, env=os.environ | environment, capture_output=True,
                               text=True)
-    if not done.returncode: STARTED.add(words[:2])
+        if own and not done.returncode: ran.touch()
     if check and done.returncode:
         printed = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         raise AssertionError(f"{' '.join(map(str, words))}\n{printed}")
@@ -104,7 +105,20 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def libraries(): load(ROOT) # for the jobs and runs of all tests of this process
+def libraries(): # for the jobs and runs of all tests of this process
+    import torch
+    load()
+    torch.set_num_threads(1) # as jobs have; tests run side by side, and threads that wait spin
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_place(tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    PLACE.append(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(autouse=True)
+def forgotten(): forget_written() # of the tests before
 
 
 @pytest.fixture
@@ -112,9 +126,8 @@ def study(tmp_path): return copy_of_study(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory): # a finished smoke run, made once for all test processes; tests only read it
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+def smoke(shared_place): # a finished smoke run, made once for all test processes; tests only read it
+    folder = PLACE[0] / "smoke"
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.with_suffix(".done").exists():

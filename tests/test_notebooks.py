@@ -32,7 +32,7 @@ def try_notebook(path: Path, log: Path, loaded_with: dict):
 @pytest.mark.parametrize("path", notebooks(ROOT),
                          ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_notebook(path, tmp_path):
-    load(ROOT) # a test may have ended it
+    load() # a test may have ended it
     process = started("forkserver", try_notebook, (path, tmp_path / "log", dict(LOADED_WITH)))
     process.join()
     assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]

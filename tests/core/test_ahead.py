@@ -32,7 +32,7 @@ def test_a_failing_job_stops_no_other_and_is_named(half, fault):
 
 
 def test_a_killed_run_leaves_no_job_and_goes_on(half):
-    held = Held(half, WORDS, STEP, call=3)
+    held = Held(half, WORDS, STEP, call=3, forked=False)
     os.killpg(held.process.pid, signal.SIGKILL) # the command; what works ahead has a session of its own
     held.process.wait()
     ended(held.pid)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import loaded
 import pytest
 from faults import ended
 from flowers102_study import data, resnet
@@ -97,9 +98,20 @@ def test_a_folder_that_was_sealed_before_a_kill_takes_its_place(study, monkeypat
 
 def test_what_libraries_read_once_is_read_again(study, monkeypatch):
     run, _ = smoke_data(study, monkeypatch)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info") # is about words
     assert launch.load_ahead(run)
     monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
     assert not launch.load_ahead(run)
+
+
+def test_commands_are_forked_after_libraries_have_left_their_words():
+    "What makes the tests quick, and would be missed by none of them."
+    import sklearn # noqa: F401
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    cache_dir()
+    assert {"TORCHINDUCTOR_CACHE_DIR"} <= {*os.environ} and not loaded.fits()
+    loaded.forget_written()
+    assert loaded.fits()
 
 
 def test_where_nothing_can_be_forked_a_job_is_started(study, monkeypatch):

@@ -1,6 +1,7 @@
 """One process, two processes, and two that share the weights; on a CPU, over gloo."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def trained(tmp_path_factory): # {(frozen, processes, config): Run}, all on the 
             jobs = []
             for frozen in (True, False):
                 run = runs[frozen, processes, config] = opened(frozen, processes, config)
+                made = next(iter(runs.values())).data_folder # by the first of them
+                if made.exists(): shutil.copytree(made, run.data_folder)
                 run_jobs(run, [data.data_job(run)], "data")
                 jobs += resnet.network_jobs(run)[:1]
             run_jobs(run, jobs, "resnet") # both in one launch

@@ -178,7 +178,7 @@ def test_killed_run_leaves_no_job_and_goes_on(smoke, tmp_path):
         shutil.copytree(smoke / "runs/smoke" / part, study / "runs/smoke" / part)
     words = ("run", "resnet", "--profile", "smoke", *WITHOUT)
     # in the second epoch, behind the first one's checkpoint
-    held = Held(study, words, "flowers102_study.vlm.cnn:step_once", call=8)
+    held = Held(study, words, "flowers102_study.vlm.cnn:step_once", call=8, forked=False)
     os.killpg(held.process.pid, signal.SIGKILL) # the runner; kernels and jobs have sessions of their own
     held.process.wait()
     ended(held.pid) # the job does not outlive it

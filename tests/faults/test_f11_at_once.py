@@ -27,7 +27,7 @@ def test_two_runs_of_one_name(study):
 
 
 def test_the_lock_of_a_dead_process_holds_nobody(study):
-    held = Held(study, RUN, "flowers102_study.core.launch:open_stage")
+    held = Held(study, RUN, "flowers102_study.core.launch:open_stage", forked=False)
     os.killpg(held.process.pid, signal.SIGKILL)
     held.process.wait()
     call(study, "flowers102-study", *RUN)

@@ -1,5 +1,6 @@
 """What the rows of the table share: how a fault is set, and the table, printed after the tests."""
 import json
+import multiprocessing.connection
 import os
 import select
 import signal
@@ -9,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from loaded import Command, fits
 
 # the long form of a row: `make faults` has it, `make test` does not
 LONG = pytest.mark.long
@@ -23,36 +25,52 @@ def fault(monkeypatch):
     return set_fault
 
 
+def begun(study: Path, words: list, fault: str): # a subprocess.Popen
+    "Start a command as users do: a process that is forked from no other one."
+    # a shell may have started the tests deaf to Ctrl-C
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(words, cwd=study, env=os.environ | {"FAULT": fault}, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=listen,
+                               start_new_session=True)
+    process.sentinel = os.pidfd_open(process.pid)
+    return process
+
+
 class Held:
     "A command that is held at a point until it is let go."
+    every = [] # of a test
+
     def __init__(self, study: Path, words: tuple, at: str, call: int = 1, about: str = "",
-                 program: str = "flowers102-study"):
+                 program: str = "flowers102-study", forked: bool = True):
         self.there, self.go = study / "there", study / "go"
         for pipe in (self.there, self.go): os.mkfifo(pipe)
-        fault = {"at": at, "call": call, "about": about, "do": "hold", "there": str(self.there),
-                 "go": str(self.go)}
-        path = Path(sys.executable).with_name(program)
-        self.process = subprocess.Popen([path, *words], cwd=study, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                        env=os.environ | {"FAULT": json.dumps(fault)},
-                                        # a shell may have started the tests deaf to Ctrl-C
-                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        fault = json.dumps({"at": at, "call": call, "about": about, "do": "hold",
+                            "there": str(self.there), "go": str(self.go)})
+        words = [str(Path(sys.executable).with_name(program)), *words]
+        self.process = (Command(study, words, FAULT=fault) if forked and fits()
+                        else begun(study, words, fault))
+        self.every.append(self)
         self.pid = self.reached()
 
     def reached(self) -> int: # the process that is held
         "Wait until the point is reached; raise the command's words where it ends before."
-        handles = [os.open(self.there, os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(self.process.pid)]
-        ready = select.select(handles, [], [])[0]
-        if handles[0] not in ready: raise AssertionError(self.process.communicate()[1])
-        os.set_blocking(handles[0], True)
-        with open(handles[0]) as there: found = int(there.read())
-        os.close(handles[1])
-        return found
+        there = os.open(self.there, os.O_RDONLY | os.O_NONBLOCK)
+        ready = multiprocessing.connection.wait([there, self.process.sentinel])
+        if there not in ready: raise AssertionError(self.process.communicate()[1])
+        os.set_blocking(there, True)
+        with open(there) as pipe: return int(pipe.read())
 
     def let_go(self) -> int: # the status
         self.go.write_text("go")
         self.said = self.process.communicate()[1]
         return self.process.returncode
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits():
+    "End what a test that failed has left waiting."
+    yield
+    while Held.every: Held.every.pop().process.kill()
 
 
 def ended(pid: int):

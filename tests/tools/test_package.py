@@ -1,6 +1,7 @@
 """The package as others install it."""
 import configparser
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -40,3 +41,20 @@ def test_what_is_installed_takes_the_oldest_python():
     assert len(wanted) > 100
     assert {name: python for name, python in wanted.items()
             if python and oldest not in SpecifierSet(python)} == {}
+
+
+def test_what_stands_beside_the_tests_finds_them():
+    "As make starts it: nothing here is on its path but what it puts there itself."
+    bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    path = re.search(r"PYTHONPATH=(\S+) .* -m tests.rehearsal", (ROOT / "Makefile").read_text())[1]
+    found = lambda code, **more: subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare | more,
+                                                capture_output=True, text=True)
+    told = found("import tests.rehearsal.__main__, tests.rehearsal.kills", PYTHONPATH=path)
+    assert told.returncode == 0, told.stderr
+    begin = "import sys; from pathlib import Path; ROOT = Path.cwd()"
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        lines = script.read_text().splitlines()
+        if not any("from conftest import" in line for line in lines): continue
+        places = next(line for line in lines if line.startswith("sys.path[:0]"))
+        told = found(f"{begin}; {places}; import conftest")
+        assert told.returncode == 0, f"{script.name}: {told.stderr}"
