@@ -28,6 +28,13 @@ print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/environ").read_bytes
 """
 
 
+@pytest.fixture(autouse=True)
+def server_again():
+    "Start anew what the jobs and commands of other tests are forked from: a test here ends it."
+    yield
+    loaded.load()
+
+
 def test_a_script_runs_jobs_after_their_inputs_and_itself_once(study):
     (study / "script.py").write_text(SCRIPT)
     told = subprocess.run([sys.executable, "script.py"], cwd=study,
