@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from loaded import Command, fits
+from loaded import Command, fits, forget_written
 
 # the long form of a row: `make faults` has it, `make test` does not
 LONG = pytest.mark.long
@@ -47,6 +47,7 @@ class Held:
         fault = json.dumps({"at": at, "call": call, "about": about, "do": "hold",
                             "there": str(self.there), "go": str(self.go)})
         words = [str(Path(sys.executable).with_name(program)), *words]
+        forget_written()
         self.process = (Command(study, words, FAULT=fault) if forked and fits()
                         else begun(study, words, fault))
         self.every.append(self)
