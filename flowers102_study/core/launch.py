@@ -346,7 +346,7 @@ def say_missing(
     run: Run,
     stage: str, # whose notebook asks
     jobs: list, # of the stage
-):
+) -> list: # of stages
     "Print in one line which stages have to be run before this one; nothing where all is there."
     behind, waiting, order = set(), list(jobs), list(stages())
     while waiting: # inputs of inputs, too
@@ -358,6 +358,7 @@ def say_missing(
     if before:
         print("what comes before is not there yet, or was made with other settings "
               f"({', '.join(before)}); run: {run.command(' '.join(before))}")
+    return before
 
 # %% ../../nbs/core/launch.ipynb #20e374f3
 def open_stage(
@@ -367,8 +368,7 @@ def open_stage(
     "Say what is missing before a stage, and load libraries for what its jobs have to do."
     take_nodes(run)
     jobs = importlib.import_module(f"flowers102_study.{stage}").jobs(run)
-    say_missing(run, stage, jobs)
-    load_for(run, [job for job in jobs if not job.done()])
+    if not say_missing(run, stage, jobs): load_for(run, [job for job in jobs if not job.done()])
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
 FEW = 2 # jobs without a network, which by themselves load less than all libraries are

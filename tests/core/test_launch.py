@@ -106,6 +106,7 @@ def test_a_folder_that_was_sealed_before_a_kill_takes_its_place(study, monkeypat
 def test_what_libraries_read_once_is_read_again(study, monkeypatch):
     run, _ = smoke_data(study, monkeypatch)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info") # is about words
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "written by PyTorch, in a notebook")
     assert launch.load_ahead(run)
     monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
     assert not launch.load_ahead(run)
