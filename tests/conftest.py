@@ -98,8 +98,9 @@ def at_work(job, folder: Path | None = None) -> Work: # folder: to be filled; No
 def pytest_collection_modifyitems(items):
     "Let one process make the smoke run and go on with the longest file that needs it; long files first."
     needs = {item.path for item in items if "smoke" in item.fixturenames}
-    # of those that need it; the others are short
-    order = ("test_runs.py", "test_own_pictures.py", "test_sft.py")
+    # of those that need it; test_slurm.py waits, mostly; files that are not listed are short
+    order = ("test_runs.py", "test_slurm.py", "test_own_pictures.py", "test_sft.py", "test_demo.py",
+             "test_f08_same_bytes.py")
     place = lambda path: order.index(path.name) if path.name in order else len(order)
     items.sort(key=lambda item: (item.path.name != order[0], item.path in needs, place(item.path)))
 
@@ -133,7 +134,7 @@ def smoke(shared_place): # a finished smoke run, made once for all test processe
         if not folder.with_suffix(".done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            # a process less to start, and the other core is another test's
+            # a process less to start, and other tests want cores, too
             words = ("flowers102-study", "run", "--profile", "smoke", *SMOKE)
             call(copy_of_study(folder), *words, **SECRETS, FAULT=json.dumps(LEAK))
             folder.with_suffix(".done").touch()

@@ -353,7 +353,8 @@ def say_missing(
         found = [job for job in waiting.pop().inputs.values() if job.out not in {j.out for j in behind}]
         behind |= set(found)
         waiting += found
-    wanted = {stage_of(job) for job in behind if not job.done()}
+    own = {job.out for job in jobs} # some are another stage's, too, and made by whichever asks first
+    wanted = {stage_of(job) for job in behind if job.out not in own and not job.done()}
     before = [s for s in order[:order.index(stage)] if s in wanted]
     if before:
         print("what comes before is not there yet, or was made with other settings "
@@ -365,10 +366,11 @@ def open_stage(
     run: Run,
     stage: str, # whose notebook begins
 ):
-    "Say what is missing before a stage, and load libraries for what its jobs have to do."
+    "Say what is missing before a stage; where nothing is, load libraries for its jobs."
     take_nodes(run)
     jobs = importlib.import_module(f"flowers102_study.{stage}").jobs(run)
-    if not say_missing(run, stage, jobs): load_for(run, [job for job in jobs if not job.done()])
+    missing = say_missing(run, stage, jobs)
+    if not missing: load_for(run, [job for job in jobs if not job.done()])
 
 # %% ../../nbs/core/launch.ipynb #38f794fa
 FEW = 2 # jobs without a network, which by themselves load less than all libraries are

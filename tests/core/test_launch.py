@@ -105,11 +105,24 @@ def test_a_folder_that_was_sealed_before_a_kill_takes_its_place(study, monkeypat
 
 def test_what_libraries_read_once_is_read_again(study, monkeypatch):
     run, _ = smoke_data(study, monkeypatch)
+    assert launch.load_ahead(run)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info") # is about words
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "written by PyTorch, in a notebook")
     assert launch.load_ahead(run)
     monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
     assert not launch.load_ahead(run)
+
+
+def test_libraries_are_loaded_where_a_stage_can_begin(study, monkeypatch, capsys):
+    run, job = smoke_data(study, monkeypatch)
+    loads = []
+    monkeypatch.setattr(launch, "load_ahead", loads.append)
+    launch.open_stage(run, "resnet")
+    assert "(data); run: flowers102-study run data" in capsys.readouterr().out and not loads
+    launch.run_jobs(run, [job], "data")
+    capsys.readouterr()
+    launch.open_stage(run, "resnet")
+    assert not capsys.readouterr().out and loads == [run]
 
 
 def test_commands_are_forked_after_libraries_have_left_their_words():

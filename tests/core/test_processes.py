@@ -118,10 +118,7 @@ def test_where_two_cannot_be_forked_a_launcher_starts_them(pair, monkeypatch):
     assert json.loads((job.out / "result.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp2"])
-def test_gradients_of_two_processes_are_those_of_one(tmp_path, sharded):
-    script = tmp_path / "gradients.py"
-    script.write_text("""
+GRADIENTS = """
 import sys, torch
 from transformers.modeling_outputs import ImageClassifierOutput
 from flowers102_study.core.processes import join_processes, leave_together
@@ -152,17 +149,29 @@ batches = [np.arange(13)] # does not divide by two
 train_epoch(accelerator, model, Peek(), average, batches, make, 0, 1, block)
 if accelerator.is_main_process: torch.save(grads, sys.argv[1])
 leave_together()
-""")
-    def start(*words, sharded="false"):
-        told = subprocess.run([sys.executable, *map(str, words)],
-                              env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": sharded},
-                              capture_output=True, text=True)
-        assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-6000:]
-    start(script, tmp_path / "one.pt")
-    start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script,
-          tmp_path / "two.pt", sharded=sharded)
+"""
+
+
+def gradients(folder, name: str, *launcher, sharded: str = "false") -> dict: # of each parameter
+    "Run the script above, under a launcher where one is given."
     import torch
-    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    script, made = folder / f"{name}.py", folder / f"{name}.pt"
+    script.write_text(GRADIENTS)
+    told = subprocess.run([sys.executable, *launcher, script, made], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": sharded})
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-6000:]
+    return torch.load(made)
+
+
+@pytest.fixture(scope="module")
+def gradients_of_one(tmp_path_factory): return gradients(tmp_path_factory.mktemp("gradients"), "one")
+
+
+@pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp2"])
+def test_gradients_of_two_processes_are_those_of_one(gradients_of_one, tmp_path, sharded):
+    import torch
+    launcher = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"
+    one, two = gradients_of_one, gradients(tmp_path, "two", *launcher, sharded=sharded)
     assert one.keys() == two.keys() and len(one) == 6
     for name in one:
         assert one[name].abs().max() > 0 and torch.allclose(one[name], two[name], atol=1e-6), name

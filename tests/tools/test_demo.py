@@ -205,37 +205,6 @@ def serious(page) -> list: # what axe-core finds
 def reasons_shown(page): page.locator("#why .strip img").first.wait_for(timeout=60_000)
 
 
-def names_shown(page) -> list: # what each arm says first
-    return page.locator("#said .arm tr:first-child th").all_inner_texts()
-
-
-def names_known(visit, which: int) -> list: # of the which-th test picture
-    picture = np.array(visit.pictures[visit.examples()[which - 1]])[None]
-    return [visit.names[int(visit.arms.log_probs(arm, picture)[0].argmax())]
-            for arm in visit.arms.records]
-
-
-def test_a_second_picture_ends_the_first(browser, address, visit):
-    "The first of those in a browser: on a page that has just been started, answers take seconds."
-    page, heard = visitor(browser, address)
-    button = lambda name: page.get_by_role("button", name=name)
-    button("Test picture 1").click()
-    page.locator("#said").filter(has_text="loading").wait_for()
-    button("What is the test picture?").click()
-    page.locator("#truth p").filter(has_text=visit.test.name[visit.examples()[0]]).wait_for()
-    button("Test picture 5").click()
-    reasons_shown(page)
-    assert names_shown(page) == names_known(visit, 5)
-    assert page.locator("#truth").inner_text().strip() == ""
-    button("Where did it look?").click()
-    button("Show where it looked").click()
-    page.locator("#looked img").wait_for()
-    page.get_by_label("Remove Image").click()
-    page.locator("#looked img").wait_for(state="detached")
-    assert page.locator("#said .arm").count() == 0 and heard == []
-    page.context.close()
-
-
 @pytest.mark.parametrize("width,dark", [(1280, False), (400, True), (1280, True), (400, False)])
 def test_every_control_in_a_browser(browser, address, study, tmp_path, width, dark):
     page, heard = visitor(browser, address, width, dark)
@@ -312,6 +281,16 @@ def test_dropped_pasted_and_photographed(browser, address, study, tmp_path):
     page.context.close()
 
 
+def names_shown(page) -> list: # what each arm says first
+    return page.locator("#said .arm tr:first-child th").all_inner_texts()
+
+
+def names_known(visit, which: int) -> list: # of the which-th test picture
+    picture = np.array(visit.pictures[visit.examples()[which - 1]])[None]
+    return [visit.names[int(visit.arms.log_probs(arm, picture)[0].argmax())]
+            for arm in visit.arms.records]
+
+
 def test_two_at_once(browser, address, visit):
     pages = {which: visitor(browser, address)[0] for which in (1, 5)}
     for which, page in pages.items():
@@ -321,6 +300,30 @@ def test_two_at_once(browser, address, visit):
         assert names_shown(page) == names_known(visit, which)
         page.context.close()
     assert names_known(visit, 1) != names_known(visit, 5)
+
+
+def test_a_second_picture_ends_the_first(study, browser, visit):
+    "On a page that has just been started, the first answers take seconds."
+    process, address = started(study)
+    page, heard = visitor(browser, address)
+    button = lambda name: page.get_by_role("button", name=name)
+    button("Test picture 1").click()
+    page.locator("#said").filter(has_text="loading").wait_for()
+    button("What is the test picture?").click()
+    page.locator("#truth p").filter(has_text=visit.test.name[visit.examples()[0]]).wait_for()
+    button("Test picture 5").click()
+    reasons_shown(page)
+    assert names_shown(page) == names_known(visit, 5)
+    assert page.locator("#truth").inner_text().strip() == ""
+    button("Where did it look?").click()
+    button("Show where it looked").click()
+    page.locator("#looked img").wait_for()
+    page.get_by_label("Remove Image").click()
+    page.locator("#looked img").wait_for(state="detached")
+    assert page.locator("#said .arm").count() == 0 and heard == []
+    page.context.close()
+    process.terminate()
+    process.communicate()
 
 
 def test_by_keyboard(browser, address):
