@@ -27,7 +27,7 @@ test: setup
 lint: setup
 	@$(BIN)/python -m ruff check --no-cache
 
-# what goes wrong on purpose, and what holds: a line a row, in three quarters of an hour
+# what goes wrong on purpose, and what holds: a line a row, in half an hour
 faults: setup
 	@$(BIN)/python -m pytest tests/faults --table --dist load
 

@@ -24,8 +24,8 @@ from .core.ahead import ahead
 from .core.devices import assume
 from .core.jobs import alone
 from .core.cluster import cancel_all, file_of, resources, script
-from .core.launch import (command, devices, lanes, launcher, on_cluster, processes,
-                                          take_nodes)
+from .core.launch import (accelerate_config, command, devices, lanes, launcher,
+                                          on_cluster, processes, take_nodes)
 from .core.masking import masked
 from .core.progress import clock
 from .scores.metrics import percent
@@ -181,6 +181,8 @@ def plan_for(run: Run, gpus: str, dry_run: bool):
 
 def check_run(run: Run, chosen: dict): # raises SettingsError
     "Refuse what a stage does not know, a name that was used for other pictures, and too few pictures."
+    # before jobs of published models load libraries, and where no launcher would read it
+    if (config := run.launch["accelerate_config"]) != "auto": accelerate_config(config)
     for key in chosen: stage_module(key).jobs(run)
     refuse_other_pictures(run)
     own = "data" in chosen and Path(run.data["source"]).is_dir()

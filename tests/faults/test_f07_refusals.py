@@ -78,6 +78,7 @@ REFUSED = [
     (["run", "--set", "launch.accelerate_config=dpp", "--profile", "paper", "--gpus", "4x80",
       "--dry-run"],
      "did you mean 'ddp'?"),
+    (["run", "--set", "launch.accelerate_config=dpp"], "did you mean 'ddp'?"),
     (["run", "--gpus", "4x80"], "with --dry-run"),
     (["run", "--dry-run", "--gpus", "many"], "NUMBERxGIGABYTES"),
     (["run", "--set", "models.qwen3-vl-9b=pocket"], "did you mean 'models.qwen3-vl-8b'?"),
